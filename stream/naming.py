@@ -1,0 +1,105 @@
+"""Where everything lies in the object store: keys out of facts, and facts out of keys.
+
+Numbers are zero-padded to twenty digits so that a listing in key order is a listing in number order.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+CURRENT = "CURRENT"
+MANIFEST = "MANIFEST.json"
+_SEQ = re.compile(r"/(?:plan|checkpoint)/(\d{20})(?:\.json|/MANIFEST\.json)$")
+_SAFE = re.compile(r"[A-Za-z0-9._-]{1,100}")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The keys of one lineage under one prefix.
+
+    `prefix` may be empty or contain slashes; `lineage` and topics are letters, digits, `.`, `_`, `-`.
+    """
+
+    prefix: str
+    lineage: str
+
+    def __post_init__(self) -> None:
+        if not is_safe(self.lineage):
+            raise ValueError(f"lineage {self.lineage!r} must be 1 to 100 letters, digits, '.', '_' or '-'")
+
+    @property
+    def root(self) -> str:
+        """Prefix of everything of this lineage."""
+        return join(self.prefix, "lineage", self.lineage)
+
+    @property
+    def current(self) -> str:
+        """The object that says which lineage serves; shared by all lineages of the prefix."""
+        return current_key(self.prefix)
+
+    @property
+    def plans(self) -> str:
+        """Prefix of all plans."""
+        return f"{self.root}/plan/"
+
+    @property
+    def checkpoints(self) -> str:
+        """Prefix of all checkpoints."""
+        return f"{self.root}/checkpoint/"
+
+    @property
+    def staged(self) -> str:
+        """Prefix of all staged objects."""
+        return f"{self.root}/stage/"
+
+    @property
+    def archived(self) -> str:
+        """Prefix of the archive: what was staged, once its plans are collected."""
+        return f"{self.root}/archive/"
+
+    @property
+    def probes(self) -> str:
+        """Prefix of the start-up probe's objects, which it removes again."""
+        return join(self.prefix, "probe") + "/"
+
+    def plan(self, seq: int) -> str:
+        """The plan of `seq`: the commit point."""
+        return f"{self.plans}{seq:020d}.json"
+
+    def stage(self, topic: str, partition: int, start: int, end: int, suffix: str = "") -> str:
+        """A partition range's clicks. `suffix` tells apart two contents that claim the same range."""
+        return f"{self.staged}{topic}/{partition}/{start:020d}-{end:020d}{suffix}.parquet"
+
+    def checkpoint(self, seq: int) -> str:
+        """Prefix of one checkpoint's parts."""
+        return f"{self.checkpoints}{seq:020d}/"
+
+    def manifest(self, seq: int) -> str:
+        """The object whose existence makes a checkpoint complete."""
+        return f"{self.checkpoint(seq)}{MANIFEST}"
+
+    def archive(self, first_seq: int, last_seq: int) -> str:
+        """The clicks of plans [first_seq, last_seq] in one object."""
+        return f"{self.archived}{first_seq:020d}-{last_seq:020d}.parquet"
+
+
+def current_key(prefix: str) -> str:
+    """Key of the object that names the serving lineage."""
+    return join(prefix, CURRENT)
+
+
+def join(*parts: str) -> str:
+    """Join key parts with single slashes, leaving out empty ones."""
+    return "/".join(part.strip("/") for part in parts if part.strip("/"))
+
+
+def seq_of(key: str) -> int | None:
+    """The sequence number in a plan's or a manifest's key; None for any other key."""
+    match = _SEQ.search("/" + key)
+    return int(match.group(1)) if match else None
+
+
+def is_safe(name: str) -> bool:
+    """True for a name that can stand in a key as one segment."""
+    return _SAFE.fullmatch(name) is not None and name not in {".", ".."}
