@@ -1,0 +1,83 @@
+# Everything a newcomer, a maintainer or CI does here, in one word each. `make` alone lists it.
+#
+# Every target that needs Python first brings .venv up to date: made once, installed from requirements/dev.lock, and
+# left alone (no network) until the lock, pyproject.toml or the checkout's place changes.
+
+PYTHON ?= python3
+STORE ?= seaweedfs
+DEMO_ARGS ?=
+TEST_ARGS ?=
+BENCH_ARGS ?= --json
+BENCH_DATA ?=
+LOCK_ARGS ?=
+
+UV_VERSION := 0.13.9
+LOCK := requirements/dev.lock
+BIN := .venv/bin
+# Written last, so an interrupted installation is never taken for a finished one.
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-services bench lint fmt lock clean
+
+help: ## Show this list
+	@echo 'Headrace: a click stream from Kafka onto a live recommendation model.'
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo 'All you need is Python 3.11 or newer: make PYTHON=python3.11 demo picks one by name.'
+
+venv: ## Create or update .venv (the targets below do it by themselves)
+	@{ set -eu; \
+	if command -v flock >/dev/null; then exec 9<$(LOCK); flock 9; fi; \
+	want="$$(cat $(LOCK) pyproject.toml | cksum) $(CURDIR)"; \
+	if [ -x $(BIN)/python ] && [ "$$(cat $(STAMP) 2>/dev/null)" = "$$want" ]; then exit 0; fi; \
+	if [ ! -x $(BIN)/python ] || [ ! -f $(STAMP) ]; then \
+	  if ! command -v '$(PYTHON)' >/dev/null; then \
+	    echo 'There is no $(PYTHON) here. Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.11'; exit 1; fi; \
+	  if ! '$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+	    echo "$$('$(PYTHON)' --version) is too old: Headrace needs 3.11 or newer."; \
+	    echo 'Install one (on Debian: apt install python3.11 python3.11-venv) and name it: make PYTHON=python3.11'; exit 1; fi; \
+	  if ! '$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null; then \
+	    echo '$(PYTHON) comes without its venv module.'; \
+	    echo 'Install it (on Debian: apt install python3-venv), or name another Python: make PYTHON=/path/to/python3.11'; exit 1; fi; \
+	  echo 'Setting up .venv: about 400 MB the first time, a minute or two; later runs need no network.'; \
+	  '$(PYTHON)' -m venv --clear .venv; \
+	else echo 'The pins have changed: updating .venv.'; fi; \
+	rm -f $(STAMP); \
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes -r $(LOCK); \
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .; \
+	printf '%s\n' "$$want" >$(STAMP); } >&2
+
+demo: venv ## Learn from a year of real purchases, live (DEMO_ARGS="--json --events 20000")
+	@$(BIN)/headrace demo $(DEMO_ARGS)
+
+test: venv ## Run the tests (TEST_ARGS="-k decode")
+	@$(BIN)/python -m pytest $(TEST_ARGS)
+
+test-services: venv ## Run the tests on a real Kafka and S3 (STORE=seaweedfs or minio)
+	@HEADRACE_TEST_STORE='$(STORE)' $(BIN)/python -m pytest tests/services tests/contract $(TEST_ARGS)
+
+bench: venv ## Measure speed and quality, one benchmark after another (BENCH_DATA=stream.parquet)
+	@$(BIN)/python -m bench.pipeline $(BENCH_ARGS)
+	@$(BIN)/python -m bench.checkpoint $(BENCH_ARGS)
+	@$(BIN)/python -m bench.incremental $(BENCH_DATA) $(BENCH_ARGS)
+
+lint: venv ## Check style and types: ruff, then mypy
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+fmt: venv ## Format the code and fix what can be fixed
+	@$(BIN)/ruff check --fix --exit-zero
+	@$(BIN)/ruff format
+
+lock: ## Write the lock anew from pyproject.toml, over the network (LOCK_ARGS=--upgrade for newest pins)
+	@$(PYTHON) -m venv .cache/uv && .cache/uv/bin/python -m pip --disable-pip-version-check install --quiet uv==$(UV_VERSION)
+	@mkdir -p requirements
+	@.cache/uv/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --quiet $(LOCK_ARGS) \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' -o $(LOCK) >/dev/null
+
+clean: ## Remove .venv, caches, and whatever else was made here (the next run downloads again)
+	@rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist out
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,55 @@
+"""The promises of the repository itself: pins that name no registry, and a Makefile that explains itself."""
+
+import re
+import subprocess
+import tomllib
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCK = (ROOT / "requirements" / "dev.lock").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def normalized(name: str) -> str:
+    """Return the name by which a package index knows a distribution."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def required() -> list[str]:
+    """Return every distribution that pyproject.toml asks for, in any extra and for the build."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    asked = chain(PROJECT["project"]["dependencies"], *extras.values(), PROJECT["build-system"]["requires"])
+    names = {normalized(re.split(r"[^\w.-]", requirement)[0]) for requirement in asked}
+    return sorted(names - {"headrace"})
+
+
+@pytest.mark.parametrize("name", required())
+def test_every_dependency_is_pinned(name: str) -> None:
+    """What pyproject.toml asks for, the lock pins to one version with hashes."""
+    assert re.search(rf"^{re.escape(name)}==\S+.* \\\n    --hash=sha256:", LOCK, flags=re.MULTILINE)
+
+
+def test_lock_names_no_host() -> None:
+    """The lock holds versions and hashes, so it works from any mirror: no address, no index option."""
+    lines = [line for line in LOCK.splitlines() if re.search(r"://|^\s*-(?!-hash=)| @ ", line)]
+
+    assert lines == []
+
+
+def test_make_alone_names_every_target() -> None:
+    """A newcomer who types `make` sees all there is, each with a line of what it does."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z][a-z-]*):", makefile, flags=re.MULTILINE)
+
+    shown = subprocess.run(["make", "-C", str(ROOT)], capture_output=True, text=True, check=True).stdout
+
+    assert {"demo", "test", "test-services", "bench", "lint", "fmt", "lock", "clean"} <= set(targets)
+    assert [target for target in targets if not re.search(rf"make {target} +\w", shown)] == []
+
+
+def test_command_is_declared() -> None:
+    """Whoever installs the distribution gets the command `headrace`."""
+    assert PROJECT["project"]["scripts"] == {"headrace": "stream.cli:main"}
