@@ -1,0 +1,73 @@
+"""Small decisions that take the time as an argument: when to checkpoint, how long to wait before the next try."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPolicy:
+    """A checkpoint is due after `batches` plans or `seconds`, whichever comes first, if anything was learned since.
+
+    `kept`: complete checkpoints that stay; everything below the oldest of them may be collected once it is older than
+    `grace_seconds` (someone may be reading it). `archive`: keep the collected clicks, compacted.
+    """
+
+    batches: int = 200
+    seconds: float = 300.0
+    kept: int = 3
+    grace_seconds: float = 3600.0
+    archive: bool = True
+
+
+class CheckpointCadence:
+    """Remembers when the last checkpoint was begun; answers whether the next is due."""
+
+    def __init__(self, policy: CheckpointPolicy, now: float) -> None:
+        self._policy = policy
+        self._begun = now
+        self._batches = 0
+
+    def learned(self, batches: int = 1) -> None:
+        """Count plans learned."""
+        self._batches += batches
+
+    @property
+    def pending(self) -> int:
+        """Plans learned since the last checkpoint was begun."""
+        return self._batches
+
+    def due(self, now: float) -> bool:
+        """Whether to begin a checkpoint. `now`: monotonic seconds."""
+        return self._batches >= self._policy.batches or (
+            self._batches > 0 and now - self._begun >= self._policy.seconds
+        )
+
+    def begun(self, now: float) -> None:
+        """A checkpoint was begun."""
+        self._begun = now
+        self._batches = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Doubling waits between tries: `first` seconds up to `longest`."""
+
+    first: float = 0.1
+    longest: float = 5.0
+
+    def wait(self, tries: int) -> float:
+        """Seconds to wait after the given number of failed tries (1, 2, ...)."""
+        return float(min(self.longest, self.first * 2 ** min(tries - 1, 30)))
+
+
+def spans(offsets: Sequence[int]) -> list[tuple[int, int]]:
+    """Rising offsets as half-open runs: [3, 4, 5, 9] is [(3, 6), (9, 10)]."""
+    runs: list[tuple[int, int]] = []
+    for offset in offsets:
+        if runs and runs[-1][1] == offset:
+            runs[-1] = (runs[-1][0], offset + 1)
+        else:
+            runs.append((offset, offset + 1))
+    return runs
