@@ -41,7 +41,7 @@ venv: ## Create or update .venv (the targets below do it by themselves)
 	  if ! '$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null; then \
 	    echo '$(PYTHON) comes without its venv module.'; \
 	    echo 'Install it (on Debian: apt install python3-venv), or name another Python: make PYTHON=/path/to/python3.11'; exit 1; fi; \
-	  echo 'Setting up .venv: about 400 MB the first time, a minute or two; later runs need no network.'; \
+	  echo 'Setting up .venv: about 460 MB the first time, a minute or two; later runs need no network.'; \
 	  '$(PYTHON)' -m venv --clear .venv; \
 	else echo 'The pins have changed: updating .venv.'; fi; \
 	rm -f $(STAMP); \
