@@ -203,9 +203,10 @@ class ModelOptions(Group):
     seed: int = option("Seed of everything random.", 0, ge=0, le=(1 << 63) - 1)
     type_priorities: Priorities = option(
         "How much a click of each type counts at the start; the model learns on from there.",
-        {"view": 1.0, "cart": 2.0, "purchase": 3.0},
+        {"purchase": 1.0, "cart": 0.6, "view": 0.3},
         allowed="type=number pairs joined by commas, numbers above 0 and at most 100",
     )
+    default_type_priority: float = option("The same for types that are not named.", 0.3, gt=0, le=100)
     default_event_type: str = option("Type of a click that names none.", "view", min_length=1, max_length=64)
 
 

@@ -1,0 +1,216 @@
+"""Metrics: listed once, refused when not, in Prometheus's format, documented as they are."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from model.drift import SIGNALS
+from stream.events import CutReason, RejectReason
+from stream.metrics import METRICS, Metric, NullMeter, PrometheusMeter, metrics_table
+from stream.ports import Meter
+
+ROOT = Path(__file__).parents[2]
+ASKED_FOR = {
+    "events_total",
+    "rejects_total",
+    "batches_total",
+    "batch_loss",
+    "loss",
+    "prequential_hit_ratio",
+    "prequential_mrr",
+    "freshness_seconds",
+    "learn_seconds",
+    "step_seconds",
+    "lag_events",
+    "buffered_bytes",
+    "paused",
+    "table_rows",
+    "new_entities_total",
+    "checkpoint_seconds",
+    "checkpoint_bytes",
+    "checkpoint_timestamp_seconds",
+    "plan_seq",
+    "last_trained_timestamp_seconds",
+    "build_info",
+    "model_info",
+    "drift_score",
+}
+SAMPLE = {"partition": "3", "lineage": "main", "version": "0.1.0", "python": "3.11.7"}
+VERBS = {"counter": "add", "gauge": "set", "info": "set", "histogram": "observe"}
+
+
+def sample_labels(metric: Metric) -> dict[str, str]:
+    return {name: values[0] if isinstance(values, tuple) else SAMPLE[name] for name, values in metric.labels.items()}
+
+
+def use_all(meter: Meter) -> None:
+    for metric in METRICS:
+        getattr(meter, VERBS[metric.kind])(metric.name, 1.0, **sample_labels(metric))
+
+
+def samples(meter: PrometheusMeter) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    families = text_string_to_metric_families(meter.render().decode())
+    return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
+
+
+@pytest.fixture(params=[PrometheusMeter, NullMeter])
+def meter(request: pytest.FixtureRequest) -> Meter:
+    made: Meter = request.param()
+    return made
+
+
+def test_asked_for() -> None:
+    """Every metric that the product promises is listed, once."""
+    names = [metric.name for metric in METRICS]
+
+    assert {f"headrace_{name}" for name in ASKED_FOR} <= set(names)
+    assert len(names) == len(set(names))
+
+
+def test_names_follow_convention() -> None:
+    """Counters, and only they, end in _total; every name has the product's prefix; every meaning is a sentence."""
+    for metric in METRICS:
+        assert re.fullmatch(r"headrace_[a-z0-9]+(_[a-z0-9]+)*", metric.name)
+        assert metric.name.endswith("_total") == (metric.kind == "counter"), metric.name
+        assert metric.meaning.endswith("."), metric.name
+        assert list(metric.buckets) == sorted(metric.buckets)
+        assert bool(metric.buckets) == (metric.kind == "histogram"), metric.name
+
+
+def test_no_ids_in_labels() -> None:
+    """No label can hold a user or an item: all but partitions, lineages and versions are closed lists."""
+    open_labels = {
+        name for metric in METRICS for name, values in metric.labels.items() if not isinstance(values, tuple)
+    }
+
+    assert open_labels == {"partition", "lineage", "version", "python"}
+
+
+def test_every_metric_is_scraped() -> None:
+    """Whatever is used once appears under its name and labels with its value."""
+    meter = PrometheusMeter()
+    use_all(meter)
+    found = samples(meter)
+
+    for metric in METRICS:
+        labels = tuple(sorted(sample_labels(metric).items()))
+        name = metric.name + ("_count" if metric.kind == "histogram" else "")
+        assert found[name, labels] == 1.0, metric.name
+
+
+def test_counters_begin_at_zero() -> None:
+    """Each outcome, reason and cut exists before its first event, so that a rate sees that one too."""
+    found = samples(PrometheusMeter())
+
+    for label, values, name in (
+        ("reason", get_args(RejectReason), "headrace_rejects_total"),
+        ("cut", get_args(CutReason), "headrace_batches_total"),
+    ):
+        assert [found[name, ((label, value),)] for value in values] == [0.0] * len(values)
+
+
+def test_unmeasured_gauges_are_absent() -> None:
+    """Before the first measurement there is no figure rather than a made-up zero."""
+    assert not [name for name, _ in samples(PrometheusMeter()) if name == "headrace_loss"]
+
+
+def test_values_add_up() -> None:
+    """Counters add, gauges replace, histograms count into their buckets."""
+    meter = PrometheusMeter()
+    meter.add("headrace_events_total", 3, outcome="trained")
+    meter.add("headrace_events_total", outcome="trained")
+    meter.set("headrace_loss", 2.0)
+    meter.set("headrace_loss", 1.5)
+    meter.observe("headrace_learn_seconds", 0.02)
+    found = samples(meter)
+
+    assert found["headrace_events_total", (("outcome", "trained"),)] == 4
+    assert found["headrace_loss", ()] == 1.5
+    assert found["headrace_learn_seconds_bucket", (("le", "0.01"),)] == 0
+    assert found["headrace_learn_seconds_bucket", (("le", "0.025"),)] == 1
+
+
+def test_info_replaces() -> None:
+    """Only the newest labels of an info stand."""
+    meter = PrometheusMeter()
+    meter.set("headrace_model_info", 1, lineage="main", training_mode="full")
+    meter.set("headrace_model_info", 1, lineage="main", training_mode="stream")
+
+    modes = [dict(labels)["training_mode"] for name, labels in samples(meter) if name == "headrace_model_info"]
+    assert modes == ["stream"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "name", "labels"),
+    [
+        ("add", "headrace_evnts_total", {"outcome": "trained"}),
+        ("add", "headrace_events_total", {}),
+        ("add", "headrace_events_total", {"outcome": "trained", "user": "u1"}),
+        ("add", "headrace_events_total", {"outcome": "u1"}),
+        ("set", "headrace_lag_events", {"partition": "household-1"}),
+        ("set", "headrace_model_info", {"lineage": "a b", "training_mode": "full"}),
+        ("set", "headrace_events_total", {"outcome": "trained"}),
+        ("observe", "headrace_loss", {}),
+    ],
+)
+def test_unlisted_is_refused(meter: Meter, verb: str, name: str, labels: dict[str, str]) -> None:
+    """An unknown name, label or value, or the wrong verb, is an error that names it, in every meter."""
+    with pytest.raises(ValueError, match=name):
+        getattr(meter, verb)(name, 1.0, **labels)
+
+
+def test_counters_cannot_fall(meter: Meter) -> None:
+    """A negative amount is refused."""
+    with pytest.raises(ValueError, match="(?i)counter"):
+        meter.add("headrace_batches_total", -1.0, cut="rows")
+
+
+def test_meters_accept_all(meter: Meter) -> None:
+    """Every listed metric can be used with its own verb."""
+    use_all(meter)
+
+
+def test_registry_is_its_own() -> None:
+    """Two meters in one process do not meet."""
+    first, second = PrometheusMeter(), PrometheusMeter()
+    first.add("headrace_checkpoints_total")
+
+    assert samples(second)["headrace_checkpoints_total", ()] == 0
+
+
+def test_process_figures() -> None:
+    """Memory and CPU time of the process itself are there."""
+    names = {name for name, _ in samples(PrometheusMeter())}
+
+    assert {"process_resident_memory_bytes", "process_cpu_seconds_total"} <= names
+
+
+def test_signals_are_the_models() -> None:
+    """Each drift signal that the model reports has its series."""
+    listed = next(metric for metric in METRICS if metric.name == "headrace_drift_score").labels["signal"]
+
+    assert listed == SIGNALS
+
+
+def test_promtool_is_content() -> None:
+    """Prometheus's own linter finds nothing to say."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is absent: apt-get install -y --no-install-recommends prometheus")
+    meter = PrometheusMeter()
+    use_all(meter)
+    done = subprocess.run([promtool, "check", "metrics"], input=meter.render(), capture_output=True, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_documentation_is_current() -> None:
+    """docs/metrics.md is what the code says: `python -m stream.metrics > docs/metrics.md`."""
+    assert (ROOT / "docs" / "metrics.md").read_text() == metrics_table()
