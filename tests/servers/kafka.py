@@ -1,0 +1,227 @@
+"""A real Apache Kafka broker for the tests: the jars by Maven, once; one process in KRaft mode, on free ports."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import itertools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaProducer
+from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.errors import KafkaError
+
+from stream.kafka import KafkaSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+POM = Path(__file__).with_name("pom.xml")
+CACHE = ROOT / ".cache" / "kafka"
+USER, PASSWORD = "headrace", "water"
+STORE_PASSWORD = "for-one-test-run"
+START_SECONDS_MAX = 60
+PR_SET_PDEATHSIG = 1
+
+PROPERTIES = """
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+controller.listener.names=CONTROLLER
+listeners=PLAIN://127.0.0.1:{plain},SASL://127.0.0.1:{sasl},TLS://127.0.0.1:{tls},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAIN://127.0.0.1:{plain},SASL://127.0.0.1:{sasl},TLS://127.0.0.1:{tls}
+listener.security.protocol.map=PLAIN:PLAINTEXT,SASL:SASL_PLAINTEXT,TLS:SSL,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=PLAIN
+listener.name.sasl.sasl.enabled.mechanisms=PLAIN
+listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
+username="{user}" password="{password}" user_{user}="{password}";
+listener.name.tls.ssl.keystore.location={directory}/broker.p12
+listener.name.tls.ssl.keystore.type=PKCS12
+listener.name.tls.ssl.keystore.password={store_password}
+listener.name.tls.ssl.key.password={store_password}
+log.dirs={directory}/log
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+group.initial.rebalance.delay.ms=0
+log.cleaner.enable=false
+"""
+
+
+def jars() -> Path:
+    """Folder of the broker's jars; has Maven copy them once, then works offline. Skips the test without the tools."""
+    for tool, package in (("java", "a Java runtime, 17 or newer"), ("mvn", "Maven")):
+        if shutil.which(tool) is None:
+            pytest.skip(f"no {tool} here: install {package} to run the tests on a real Kafka broker")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    libs = CACHE / "libs"
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (CACHE / "complete").exists() or (CACHE / "complete").read_text() != POM.read_text():
+            _copy_jars(libs)
+    return libs
+
+
+def _copy_jars(libs: Path) -> None:
+    shutil.rmtree(libs, ignore_errors=True)
+    goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={libs}"]
+    done = subprocess.run(["mvn", "-q", "-B", "-f", str(POM), *goal], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"Maven could not copy Kafka's jars (it needs the network once): {done.stdout[-500:]}")
+    # Written last: an interrupted copy is never taken for a whole one.
+    (CACHE / "complete").write_text(POM.read_text())
+
+
+def free_ports(count: int) -> list[int]:
+    """`count` loopback ports that were free a moment ago, all different."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [held.getsockname()[1] for held in sockets]
+    for held in sockets:
+        held.close()
+    return ports
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this child when the test process dies, however it dies."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class KafkaBroker:
+    """One broker. Its data and ports outlive a restart, so that `stop` and `start` are an outage."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.libs = jars()
+        plain, sasl, tls, controller = free_ports(4)
+        self.bootstrap = f"127.0.0.1:{plain}"
+        self.bootstrap_sasl = f"127.0.0.1:{sasl}"
+        self.bootstrap_tls = f"127.0.0.1:{tls}"
+        self.ca_file = directory / "broker.pem"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._numbers = itertools.count()
+        self._prepare({"plain": plain, "sasl": sasl, "tls": tls, "controller": controller})
+
+    def _prepare(self, ports: dict[str, int]) -> None:
+        self._make_certificate()
+        text = PROPERTIES.format(
+            **ports, directory=self.directory, user=USER, password=PASSWORD, store_password=STORE_PASSWORD
+        )
+        self._config = self.directory / "server.properties"
+        self._config.write_text(text)
+        identity = self._java("kafka.tools.StorageTool", "random-uuid")
+        self._java("kafka.tools.StorageTool", "format", "-t", identity, "-c", str(self._config))
+
+    def _make_certificate(self) -> None:
+        store = ["-keystore", f"{self.directory}/broker.p12", "-storepass", STORE_PASSWORD, "-alias", "broker"]
+        named = ["-dname", "CN=localhost", "-ext", "SAN=ip:127.0.0.1,dns:localhost", "-validity", "2"]
+        kind = ["-keyalg", "EC", "-storetype", "PKCS12"]
+        subprocess.run(["keytool", "-genkeypair", *kind, *named, *store], check=True, capture_output=True)
+        export = ["keytool", "-exportcert", "-rfc", "-file", str(self.ca_file), *store]
+        subprocess.run(export, check=True, capture_output=True)
+
+    def _java(self, *arguments: str) -> str:
+        command = ["java", "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", f"{self.libs}/*", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def start(self) -> None:
+        """Start the process and return once it answers."""
+        command = ["java", "-Xmx384m", "-Xms128m", "-cp", f"{self.libs}/*", "kafka.Kafka", str(self._config)]
+        with (self.directory / "broker.out").open("ab") as out:
+            self._process = subprocess.Popen(
+                command,
+                stdout=out,
+                stderr=out,
+                preexec_fn=die_with_parent,  # noqa: PLW1509  the child only calls prctl
+            )
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                said = (self.directory / "broker.out").read_text()[-2000:]
+                raise RuntimeError(f"the Kafka broker did not start: {said}")
+            time.sleep(0.2)
+
+    def _answers(self) -> bool:
+        host, port = self.bootstrap.split(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+            self.admin(bootstrap_timeout_ms=2000).close()
+        except (OSError, KafkaError):
+            return False
+        return True
+
+    def stop(self, *, kill: bool = False) -> None:
+        """End the process: in good order, or by SIGKILL."""
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def freeze(self) -> None:
+        """Stop the process from running, its sockets open: the broker that neither answers nor refuses."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Undo `freeze`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def admin(self, **config: Any) -> KafkaAdminClient:
+        """An admin client, to be closed by the caller."""
+        return KafkaAdminClient(bootstrap_servers=self.bootstrap, **config)
+
+    def topic(self, partitions: int = 4, **config: str) -> str:
+        """Create a topic with a fresh name; answers the name."""
+        name = f"clicks-{os.getpid()}-{next(self._numbers)}"
+        admin = self.admin()
+        new = NewTopic(name, num_partitions=partitions, replication_factor=1, topic_configs=config)
+        admin.create_topics([new])
+        admin.wait_for_topics([name])
+        admin.close()
+        return name
+
+    def settings(self, topic: str, **changes: Any) -> KafkaSettings:
+        """Settings for a source on the plain listener."""
+        return KafkaSettings(**{"bootstrap_servers": self.bootstrap, "topic": topic, **changes})
+
+    def produce(self, topic: str, values: Iterable[bytes | None], **record: Any) -> None:
+        """Send `values` in order; `record` (partition, key, headers, timestamp_ms) goes with each. Waits."""
+        with KafkaProducer(bootstrap_servers=self.bootstrap, linger_ms=20) as producer:
+            for value in values:
+                producer.send(topic, value, **record)
+            producer.flush(30)
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    """One broker for the whole session. Each test makes topics of its own and leaves the broker running."""
+    broker = KafkaBroker(tmp_path_factory.mktemp("kafka"))
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def unsteady_broker(tmp_path: Path) -> Iterator[KafkaBroker]:
+    """A broker for one test alone, which may stop, kill and freeze it."""
+    broker = KafkaBroker(tmp_path)
+    broker.start()
+    yield broker
+    broker.stop(kill=True)
