@@ -1,0 +1,3 @@
+"""Fixtures for all tests; each server's lie in the file that starts it."""
+
+pytest_plugins = ["tests.servers.s3"]
