@@ -46,7 +46,7 @@ class RawChunk:
 
     `offsets` int64 [n], strictly rising, gaps allowed (compaction, transaction markers). `timestamps` int64 [n], the
     record's own time in milliseconds since the epoch. `values`: n payloads, None for a null value. `headers`: n header
-    lists, or None when no message has any. `arrived`: seconds of the clock at which the chunk was received.
+    lists, or None when no message has any. `arrived`: `Clock.monotonic()` when the chunk was received.
     """
 
     partition: int
@@ -236,6 +236,13 @@ class CheckpointRef:
     stall_seconds: float
     seconds: float
     next_offsets: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFailed:
+    """A checkpoint that could not be written; the state is unharmed, the next one is due later. `reason`: for a person."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

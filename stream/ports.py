@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from stream.events import CheckpointRef, LearnReport, PlannedBatch, Position, RawChunk, Recommendation, Reject
+from stream.events import CheckpointFailed, CheckpointRef, LearnReport, PlannedBatch, Position, RawChunk, Recommendation, Reject
 
 
 class Clock(Protocol):
@@ -138,19 +138,20 @@ class LiveLearner(Protocol):
         """Hand over a plan. Returns at once; learned in the order of submission. A gap in seq is refused."""
 
     def begin_checkpoint(self) -> None:
-        """Write a checkpoint of the state after everything submitted so far. Returns at once."""
+        """Write a checkpoint of the state after everything submitted so far. Returns at once; `collect` has the result."""
 
     def in_flight(self) -> int:
         """Plans submitted and not yet collected."""
 
-    def collect(self, timeout_seconds: float = 0.0) -> Sequence[LearnReport | CheckpointRef]:
-        """Reports that have arrived since the last call, in order; waits at most `timeout_seconds` for the first.
+    def collect(self, timeout_seconds: float = 0.0) -> Sequence[LearnReport | CheckpointRef | CheckpointFailed]:
+        """Reports that have arrived since the last call, plans in order; waits at most `timeout_seconds` for the first.
 
-        An error inside a checkpoint (store down) is answered as nothing, and logged: the next one is due later.
+        Raises `LearnerLost` too when learning a plan failed: the state may be half changed then, and is given up.
         """
 
-    def status(self) -> Mapping[str, Any]:
-        """Seq, rows, metadata, pid and `state_sha256` on request of tests and the demo (see the actor)."""
+    def status(self, digest: bool = False) -> Mapping[str, Any]:
+        """`seq`, `pid`, `rows`, `config`, `compiled` (kernels compiled in this process), and, if asked for, `state_sha256`
+        over the whole state after everything submitted so far (two equal states have equal ones)."""
 
     def recommend(self, user_id: str, top_n: int) -> Sequence[Recommendation]:
         """Top N for a user by the current model; by popularity for one never seen. Changes nothing."""

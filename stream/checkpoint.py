@@ -1,0 +1,136 @@
+"""A checkpoint in the store: parts first, MANIFEST last, read back only if every byte verifies.
+
+Parts carry the start of their own hash in their name, so writing one twice is harmless, and a half-written checkpoint is
+only some objects that no MANIFEST names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from stream.errors import CheckpointInvalid, NotFound, PreconditionFailed
+from stream.events import Totals
+from stream.naming import MANIFEST, Layout, seq_of
+from stream.ports import ObjectStore
+
+FORMAT = 1
+MANIFEST_BYTES_MAX = 4 << 20
+_HASHED = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One object of a checkpoint: `name` is its file name, `key` where it lies; `sha256` hex, `size` in bytes."""
+
+    name: str
+    key: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a checkpoint consists of and where in the stream it stands. `next_offsets` by partition number.
+
+    `metadata`: for people and tools (`training_mode`, `n_users`, `n_items`, `final_loss`, `last_updated`, ...).
+    """
+
+    format: int
+    lineage: str
+    seq: int
+    epoch: int
+    plan_sha256: str
+    next_offsets: Mapping[int, int]
+    totals: Totals
+    parts: tuple[Part, ...]
+    metadata: Mapping[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.size for part in self.parts)
+
+
+_decoder = msgspec.json.Decoder(Manifest)
+
+
+def write(store: ObjectStore, layout: Layout, manifest: Manifest, files: Mapping[str, Path]) -> Manifest:
+    """Put the parts in `files` (by part name), then `manifest` with them filled in; answers what was written.
+
+    Creating the MANIFEST is the last act, and happens once: another one already there is left as it is, for it stands
+    for the same plans.
+    """
+    parts = tuple(_put_part(store, layout.checkpoint(manifest.seq), name, path) for name, path in sorted(files.items()))
+    complete = Manifest(**{**_shallow(manifest), "parts": parts})
+    try:
+        store.put(layout.manifest(manifest.seq), msgspec.json.encode(complete, order="sorted"), if_absent=True)
+    except PreconditionFailed:
+        pass
+    return complete
+
+
+def read_manifest(store: ObjectStore, key: str) -> Manifest:
+    """The MANIFEST at `key`. Raises CheckpointInvalid when it is missing, damaged, of another format or names foreign keys."""
+    try:
+        data = store.get_range(key, 0, MANIFEST_BYTES_MAX + 1)
+        manifest = _decoder.decode(data)
+    except (NotFound, msgspec.MsgspecError) as error:
+        raise CheckpointInvalid(f"{key} cannot be read: {error}") from error
+    if manifest.format != FORMAT:
+        raise CheckpointInvalid(f"{key} has format {manifest.format}, this version of Headrace reads {FORMAT}")
+    home = key.removesuffix(MANIFEST)
+    if seq_of(key) != manifest.seq or any(part.key != _part_key(home, part.name, part.sha256) for part in manifest.parts):
+        raise CheckpointInvalid(f"{key} names a seq or parts that are not its own")
+    return manifest
+
+
+def read_part(store: ObjectStore, part: Part) -> bytes:
+    """A part's bytes, verified. Raises CheckpointInvalid naming the part."""
+    try:
+        if (size := store.head(part.key).size) != part.size:
+            raise CheckpointInvalid(f"{part.key} has {size} bytes, its manifest says {part.size}")
+        data = store.get(part.key).data
+    except NotFound as error:
+        raise CheckpointInvalid(f"{part.key} is missing") from error
+    if hashlib.sha256(data).hexdigest() != part.sha256:
+        raise CheckpointInvalid(f"{part.key} is damaged: its SHA-256 is not the one in its manifest")
+    return data
+
+
+def complete(store: ObjectStore, layout: Layout) -> Iterator[tuple[int, str]]:
+    """(seq, key of the MANIFEST) of every complete checkpoint, oldest first."""
+    for info in store.list(layout.checkpoints):
+        seq = seq_of(info.key)
+        if seq is not None and info.key == layout.manifest(seq):
+            yield seq, info.key
+
+
+def _put_part(store: ObjectStore, home: str, name: str, path: Path) -> Part:
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        if not size:
+            raise ValueError(f"checkpoint part {name} is empty")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
+            sha256 = hashlib.sha256(view).hexdigest()
+            key = _part_key(home, name, sha256)
+            try:
+                store.put(key, view, if_absent=True)
+            except PreconditionFailed:
+                pass  # the same bytes: the name says so
+    return Part(name, key, sha256, size)
+
+
+def _part_key(home: str, name: str, sha256: str) -> str:
+    stem, _, ending = name.partition(".")
+    return f"{home}{stem}.{sha256[:_HASHED]}.{ending}"
+
+
+def _shallow(manifest: Manifest) -> dict[str, Any]:
+    return {**asdict(manifest), "totals": manifest.totals}

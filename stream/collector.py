@@ -1,0 +1,119 @@
+"""Step 14: archive what recovery no longer needs, then delete it. Never at or above the oldest checkpoint kept.
+
+Plans go in groups of fixed numbers, so that a group's archive object has one name and one content however often the
+collection is begun: archive first, then the staged objects and plans, oldest first. A crash in between leaves something
+to delete for the next time, never a plan whose clicks are gone and that someone may still have to replay.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow.parquet as pq
+
+from stream import checkpoint, plans, staged
+from stream.errors import NotFound, PreconditionFailed, StoreRefused
+from stream.events import Plan, StagedObject
+from stream.naming import MANIFEST, Layout, seq_of
+from stream.policy import CheckpointPolicy
+from stream.ports import Clock, ObjectInfo, ObjectStore
+
+GROUP = 64
+"""Plans per archive object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What one call did: objects removed, and clicks moved into the archive."""
+
+    objects: int = 0
+    archived: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Collector:
+    """Collects one lineage's garbage, at most one group of plans a call."""
+
+    store: ObjectStore
+    layout: Layout
+    policy: CheckpointPolicy
+    clock: Clock
+
+    def collect(self) -> Collected:
+        """Remove what lies below the oldest checkpoint kept and is older than the grace period."""
+        kept = [seq for seq, _ in checkpoint.complete(self.store, self.layout)][-self.policy.kept :]
+        if len(kept) < self.policy.kept:
+            return Collected()
+        deadline = self.clock.now() - self.policy.grace_seconds
+        group = [self._read(info.key) for info in self._oldest_group(below=kept[0], deadline=deadline)]
+        archived = self._archive(group) if group and self.policy.archive else 0
+        return Collected(self._clear(group) + self._clear_checkpoints(kept[0], deadline), archived)
+
+    def _oldest_group(self, below: int, deadline: float) -> list[ObjectInfo]:
+        """The plans that are left of the oldest group; empty while any of the group may still be needed."""
+        group: list[ObjectInfo] = []
+        end = 0
+        for info in self.store.list(self.layout.plans):
+            seq = seq_of(info.key)
+            if seq is None:
+                continue
+            end = end or (seq // GROUP + 1) * GROUP
+            if seq >= end:
+                break
+            if end > below or info.modified > deadline:
+                return []
+            group.append(info)
+        return group if end <= below else []
+
+    def _archive(self, group: Sequence[Plan]) -> int:
+        """Everything that a group staged, in plan order, in one object; how many clicks. Not again after a crash."""
+        first = group[0].seq // GROUP * GROUP
+        if group[0].seq != first:
+            return 0  # its first plans are gone, so it was archived
+        sink = io.BytesIO()
+        with pq.ParquetWriter(sink, staged.SCHEMA, compression="zstd") as writer:
+            for stored in _staged(group):
+                data = self.store.get(stored.key).data
+                if staged.digest(data) != stored.sha256:
+                    raise StoreRefused(f"{stored.key} was altered: not archived, and nothing is collected")
+                writer.write_table(staged.decode(data, stored.key))
+        try:
+            self.store.put(self.layout.archive(first, first + GROUP - 1), sink.getvalue(), if_absent=True)
+        except PreconditionFailed:
+            return 0  # archived before a crash; the content is the same
+        return sum(stored.rows for stored in _staged(group))
+
+    def _clear(self, group: Sequence[Plan]) -> int:
+        keys = [key for plan in group for key in [*(stored.key for stored in _staged([plan])), self.layout.plan(plan.seq)]]
+        for key in keys:
+            self.store.delete(key)
+        return len(keys)
+
+    def _read(self, key: str) -> Plan:
+        return plans.decode(self.store.get(key).data, key)
+
+    def _clear_checkpoints(self, below: int, deadline: float) -> int:
+        """Delete older checkpoints, MANIFEST first: what is half deleted is no checkpoint. Orphaned parts go too."""
+        old = [
+            info
+            for info in self.store.list(self.layout.checkpoints)
+            if info.key < self.layout.checkpoint(below) and info.modified <= deadline
+        ]
+        manifests = [info for info in old if info.key.endswith(f"/{MANIFEST}")]
+        for info in manifests + [info for info in old if info not in manifests]:
+            self.store.delete(info.key)
+        return len(old)
+
+
+def _staged(group: Sequence[Plan]) -> Iterator[StagedObject]:
+    return (planned.staged for plan in group for planned in plan.ranges if planned.staged is not None)
+
+
+def tolerant(collector: Collector) -> Collected:
+    """Collect; an object that a second collector removed meanwhile is no error."""
+    try:
+        return collector.collect()
+    except NotFound:
+        return Collected()

@@ -1,0 +1,127 @@
+"""From what happened to the published figures. Counts each plan once, whatever is replayed after the learner was lost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from stream.collector import Collected
+from stream.committer import Committed
+from stream.events import CheckpointFailed, CheckpointRef, LearnReport
+from stream.ports import Clock, Meter
+
+_QUALITY = {
+    "loss": "headrace_loss",
+    "hit_ratio": "headrace_prequential_hit_ratio",
+    "mrr": "headrace_prequential_mrr",
+    "popular_hit_ratio": "headrace_prequential_popularity_hit_ratio",
+    "popular_mrr": "headrace_prequential_popularity_mrr",
+}
+
+
+class Figures:
+    """Feeds the meter. `seq`: the newest plan whose learning has been counted."""
+
+    def __init__(self, meter: Meter, clock: Clock, seq: int = -1) -> None:
+        self._meter = meter
+        self._clock = clock
+        self._counted = seq
+        self._pending: dict[int, tuple[int, int]] = {}
+        self._newest_ms = 0
+
+    def opened(self, seq: int, epoch: int) -> None:
+        """The lineage was taken over with plan `seq`; what came before was counted by another process, or not at all."""
+        self._counted = seq
+        self._meter.set("headrace_plan_seq", seq)
+        self._meter.set("headrace_epoch", epoch)
+
+    def committed(self, committed: Committed) -> None:
+        """A plan was created."""
+        planned = committed.planned
+        self._pending[planned.plan.seq] = (planned.rejected, planned.duplicates)
+        self._meter.add("headrace_batches_total", cut=planned.plan.cut)
+        for reason, count in committed.reasons.items():
+            self._meter.add("headrace_rejects_total", count, reason=reason)
+        self._meter.add("headrace_dead_letters_total", planned.rejected)
+        for step, seconds in committed.seconds.items():
+            self._meter.observe("headrace_step_seconds", seconds, step=step)
+        self._meter.set("headrace_plan_seq", planned.plan.seq)
+        self._age("staged", int(planned.batch.times.max()) if len(planned.batch) else 0)
+
+    def learned(self, report: LearnReport) -> None:
+        """A plan was learned, or learned again."""
+        if report.learned is None or report.scores is None:
+            return
+        self._state(report)
+        self._meter.add("headrace_learned_events_total", report.learned.clicks)
+        if report.seq <= self._counted:
+            self._meter.add("headrace_replayed_plans_total")
+            return
+        self._counted = report.seq
+        self._count(report)
+
+    def checkpointed(self, report: CheckpointRef | CheckpointFailed) -> None:
+        """A checkpoint was written, or was not."""
+        if isinstance(report, CheckpointFailed):
+            self._meter.add("headrace_checkpoint_failures_total")
+            return
+        self._meter.add("headrace_checkpoints_total")
+        self._meter.observe("headrace_checkpoint_seconds", report.seconds)
+        self._meter.observe("headrace_checkpoint_stall_seconds", report.stall_seconds)
+        self._meter.set("headrace_checkpoint_bytes", report.size)
+        self._meter.set("headrace_checkpoint_seq", report.seq)
+        self._meter.set("headrace_checkpoint_timestamp_seconds", self._clock.now())
+        self._age("checkpointed", self._newest_ms)
+
+    def collected(self, collected: Collected) -> None:
+        """Garbage was collected."""
+        self._meter.add("headrace_garbage_objects_total", collected.objects)
+        self._meter.add("headrace_archived_events_total", collected.archived)
+
+    def learner_lost(self) -> None:
+        """The learner's process was lost."""
+        self._meter.add("headrace_learner_restarts_total")
+
+    def tick(self, lag: Mapping[int, int], buffered_bytes: int, in_flight: int, *, paused: bool) -> None:
+        """Once a second or so."""
+        for partition, events in lag.items():
+            self._meter.set("headrace_lag_events", events, partition=str(partition))
+        self._meter.set("headrace_buffered_bytes", buffered_bytes)
+        self._meter.set("headrace_plans_in_flight", in_flight)
+        self._meter.set("headrace_paused", paused)
+
+    def _count(self, report: LearnReport) -> None:
+        assert report.learned is not None
+        assert report.scores is not None
+        rejected, duplicates = self._pending.pop(report.seq, (0, 0))
+        self._meter.add("headrace_events_total", report.learned.clicks, outcome="trained")
+        self._meter.add("headrace_events_total", rejected, outcome="rejected")
+        self._meter.add("headrace_events_total", duplicates, outcome="duplicate")
+        self._meter.add("headrace_scored_events_total", report.scores.scored)
+        self._meter.add("headrace_new_entities_total", report.learned.new_users, kind="user")
+        self._meter.add("headrace_new_entities_total", report.learned.new_items, kind="item")
+        self._meter.observe("headrace_learn_seconds", report.seconds["score"] + report.seconds["learn"])
+        for step, seconds in report.seconds.items():
+            self._meter.observe("headrace_step_seconds", seconds, step=step)
+        self._age("trained", report.newest_ms)
+
+    def _state(self, report: LearnReport) -> None:
+        """Gauges: what the model is like after this plan, replayed or not."""
+        assert report.learned is not None
+        if not math.isnan(report.learned.loss):
+            self._meter.set("headrace_batch_loss", report.learned.loss)
+        for name, value in report.quality.items():
+            if not math.isnan(value):
+                self._meter.set(_QUALITY[name], value)
+        for signal, score in report.drift.items():
+            self._meter.set("headrace_drift_score", score, signal=signal)
+        for table, rows in report.rows.items():
+            self._meter.set("headrace_table_rows", rows, table=table)
+        self._meter.set("headrace_learned_seq", report.seq)
+        if report.learned.clicks:
+            self._meter.set("headrace_last_trained_timestamp_seconds", self._clock.now())
+        self._newest_ms = max(self._newest_ms, report.newest_ms)
+
+    def _age(self, stage: str, event_ms: int) -> None:
+        if event_ms:
+            self._meter.observe("headrace_freshness_seconds", max(0.0, self._clock.now() - event_ms / 1000), stage=stage)

@@ -1,0 +1,256 @@
+"""The learner's process: one live model, applied plan by plan. Knows nothing of Ray; `actor.py` puts it into an actor.
+
+Learning, restoring and beginning a checkpoint happen on one thread, in order. Recommending and finishing a checkpoint may
+happen on others: they work on the serving view and on a frozen copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from model import kernels, snapshot
+from model.batch import Strings
+from model.config import LearnerConfig
+from model.learner import Learner
+from model.view import ServingView
+from stream import checkpoint
+from stream.errors import CheckpointInvalid, LearnerFailed
+from stream.events import CheckpointRef, LearnReport, PlannedBatch, Position, Recommendation, Totals
+from stream.freeze import Frozen, scratch
+from stream.naming import Layout
+from stream.partfiles import Arrays, last, read_arrays, read_ids, write_arrays, write_ids
+from stream.ports import ObjectStore
+
+STREAM_PART = "stream"
+IDS = "ids"
+
+
+@dataclass(frozen=True, slots=True)
+class HostConfig:
+    """What the learner's process is begun with. `window`: event ids kept for dedupe."""
+
+    learner: LearnerConfig
+    layout: Layout
+    store: ObjectStore
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A checkpoint whose files are being written by a frozen copy."""
+
+    frozen: Frozen
+    folder: Path
+    ids: Mapping[str, Sequence[str]]
+    manifest: checkpoint.Manifest
+    since: float
+    stall_seconds: float
+
+
+class LearnerHost:
+    """Holds the model and where in the stream it stands; the two change together or not at all."""
+
+    def __init__(self, config: HostConfig) -> None:
+        self._config = config
+        self._begun: deque[_Begun] = deque()
+        self.restore(None)
+
+    def restore(self, manifest_key: str | None) -> Position:
+        """Load the checkpoint whose MANIFEST is at `manifest_key`; None begins anew.
+
+        Raises CheckpointInvalid naming the part that is wrong; the model is then empty.
+        """
+        self._reset(Learner(self._config.learner), Position(-1, "", 0, {}, Totals(), Strings.of([])))
+        if manifest_key is None:
+            return self._position
+        manifest = checkpoint.read_manifest(self._config.store, manifest_key)
+        learner, window = self._load(manifest)
+        self._reset(
+            learner,
+            Position(
+                manifest.seq,
+                manifest.plan_sha256,
+                manifest.epoch,
+                dict(manifest.next_offsets),
+                manifest.totals,
+                window,
+            ),
+        )
+        return self._position
+
+    def apply(self, planned: PlannedBatch) -> LearnReport:
+        """Score the batch, then learn it. Raises LearnerFailed when it does not follow on what has been learned."""
+        plan = planned.plan
+        if plan.seq <= self._position.seq:
+            return LearnReport(plan.seq, already_applied=True)
+        if plan.seq != self._position.seq + 1 or plan.previous_sha256 != self._position.plan_sha256:
+            raise LearnerFailed(
+                f"plan {plan.seq} does not follow on plan {self._position.seq}: refused, so that nothing is learned out of order"
+            )
+        report = self._learn(planned)
+        self._advance(planned)
+        return report
+
+    def begin_checkpoint(self) -> None:
+        """Freeze the state as it is now. Returns as soon as learning may go on."""
+        since = time.monotonic()
+        dumped = snapshot.dump(self._learner)
+        files = {**dumped.parts, STREAM_PART: self._stream_arrays()}
+        folder = scratch()
+        frozen = Frozen(lambda: write_arrays(files, folder))
+        manifest = self._manifest(dumped.meta)
+        stall = time.monotonic() - since
+        self._begun.append(_Begun(frozen, folder, dumped.ids, manifest, since, stall))
+
+    def finish_checkpoint(self) -> CheckpointRef:
+        """Upload the oldest checkpoint begun. Raises what the store raises, or FreezeFailed; the model is unharmed."""
+        begun = self._begun.popleft()
+        try:
+            begun.frozen.wait()
+            write_ids(begun.ids, begun.folder / f"{IDS}.parquet")
+            files = {path.name: path for path in begun.folder.iterdir()}
+            layout = self._config.layout
+            manifest = checkpoint.write(self._config.store, layout, begun.manifest, files)
+        finally:
+            shutil.rmtree(begun.folder, ignore_errors=True)
+        return CheckpointRef(
+            manifest.seq,
+            layout.manifest(manifest.seq),
+            manifest.size,
+            begun.stall_seconds,
+            time.monotonic() - begun.since,
+            dict(manifest.next_offsets),
+        )
+
+    def status(self, digest: bool = False) -> dict[str, Any]:
+        """See `ports.LiveLearner.status`."""
+        figures = {
+            "seq": self._position.seq,
+            "pid": os.getpid(),
+            "rows": self._learner.rows(),
+            "config": self._learner.config.to_dict(),
+            "compiled": kernels.compiled(),
+        }
+        return {**figures, "state_sha256": self.state_sha256()} if digest else figures
+
+    def state_sha256(self) -> str:
+        """Hex SHA-256 over model and position."""
+        at = self._position
+        position = msgspec.json.encode([at.seq, at.plan_sha256, at.epoch, at.next_offsets, at.totals], order="sorted")
+        window = self._stream_arrays()
+        state = hashlib.sha256(snapshot.digest(self._learner).encode() + position)
+        for name in sorted(window):
+            state.update(window[name].tobytes())
+        return state.hexdigest()
+
+    def recommend(self, user_id: str, top_n: int) -> list[Recommendation]:
+        """Top N from the serving view: the state after some whole batch, never in between."""
+        return [Recommendation(item, score) for item, score in self._view.recommend(user_id, top_n)]
+
+    def explain(self, user_id: str, product_id: str) -> list[Recommendation]:
+        """Which of the user's recent items speak for `product_id`, strongest first."""
+        return [Recommendation(item, weight) for item, weight in self._view.explain(user_id, product_id)]
+
+    def _reset(self, learner: Learner, position: Position) -> None:
+        self._learner = learner
+        self._position = position
+        self._window = deque([position.window])
+        self._view = ServingView()
+        self._view.publish(learner)
+
+    def _learn(self, planned: PlannedBatch) -> LearnReport:
+        batch = planned.batch
+        started = time.perf_counter()
+        scores = self._learner.score(batch)
+        scored = time.perf_counter()
+        learned = self._learner.learn(batch)
+        done = time.perf_counter()
+        self._view.publish(self._learner)
+        published = time.perf_counter()
+        return LearnReport(
+            planned.plan.seq,
+            learned=learned,
+            scores=scores,
+            seconds={"score": scored - started, "learn": done - scored, "publish": published - done},
+            rows=self._learner.rows(),
+            quality=self._learner.quality(),
+            drift=self._learner.drift(),
+            newest_ms=int(batch.times.max()) if len(batch) else 0,
+        )
+
+    def _advance(self, planned: PlannedBatch) -> None:
+        before = self._position
+        totals = Totals(
+            before.totals.trained + len(planned.batch),
+            before.totals.rejected + planned.rejected,
+            before.totals.duplicates + planned.duplicates,
+        )
+        self._window.append(planned.event_ids)
+        self._trim_window()
+        self._position = Position(
+            planned.plan.seq,
+            planned.sha256,
+            planned.plan.epoch,
+            {**before.next_offsets, **planned.plan.next_offsets},
+            totals,
+            before.window,
+        )
+
+    def _trim_window(self) -> None:
+        """Let go of whole batches of ids that lie outside the window; the rest is cut when it is written."""
+        total = sum(map(len, self._window))
+        while self._window and total - len(self._window[0]) >= self._config.window:
+            total -= len(self._window.popleft())
+
+    def _stream_arrays(self) -> Arrays:
+        """The dedupe window as arrays, never of length zero (a file format's limit). Small, and a copy."""
+        ids = last(list(self._window), self._config.window)
+        return {"window_data": np.append(ids.data, np.uint8(0)), "window_offsets": ids.offsets}
+
+    def _load(self, manifest: checkpoint.Manifest) -> tuple[Learner, Strings]:
+        store = self._config.store
+        data = {part.name: checkpoint.read_part(store, part) for part in manifest.parts}
+        try:
+            ids = read_ids(data.pop(f"{IDS}.parquet"))
+            parts = read_arrays(data)
+            stream = parts.pop(STREAM_PART)
+            learner = snapshot.load(snapshot.Snapshot(parts, ids, dict(manifest.metadata["model"])))
+        except Exception as error:  # whatever a foreign or old checkpoint makes the readers say
+            raise CheckpointInvalid(f"checkpoint {manifest.seq} cannot be loaded: {error}") from error
+        return learner, Strings(stream["window_data"][:-1], stream["window_offsets"])
+
+    def _manifest(self, model: Mapping[str, Any]) -> checkpoint.Manifest:
+        position, rows, quality = self._position, self._learner.rows(), self._learner.quality()
+        metadata = {
+            "training_mode": "stream",
+            "n_users": rows["users"],
+            "n_items": rows["items"],
+            "final_loss": quality["loss"],
+            "last_updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "total_training_samples": position.totals.trained,
+            "quality": quality,
+            "model": model,
+        }
+        return checkpoint.Manifest(
+            checkpoint.FORMAT,
+            self._config.layout.lineage,
+            position.seq,
+            position.epoch,
+            position.plan_sha256,
+            position.next_offsets,
+            position.totals,
+            (),
+            metadata,
+        )

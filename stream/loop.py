@@ -1,0 +1,258 @@
+"""The corridor: one loop that leads clicks from the source to the learner. Holds ports, never clients.
+
+Each `turn` polls, cuts, hands cuts to the committer, hands committed plans to the learner, and collects what the learner
+reports. Nothing in a turn waits longer than a poll: what may take long (the store, the dead letters, bringing the learner
+back) runs on the executor, one job at a time, in order. Numbers in comments are the steps of the cycle.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from stream.batching import Batcher, CutPolicy, PressurePolicy
+from stream.collector import Collector, tolerant
+from stream.committer import Committed, Committer
+from stream.errors import HeadraceError, LearnerFailed, LearnerLost
+from stream.events import CheckpointFailed, CheckpointRef, LearnReport
+from stream.figures import Figures
+from stream.policy import CheckpointCadence, CheckpointPolicy
+from stream.ports import Clock, EventSource, Executor, LiveLearner
+from stream.recovery import Archive, recover
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """How the loop paces itself.
+
+    `poll_events`: at most this many messages a poll. `idle_seconds`: how long a poll may wait when there is nothing else
+    to do; `busy_seconds`: when there is. `in_flight`: plans handed to the learner and not yet learned.
+    `revivals`: how often in a row the learner may die without learning a plan before the loop gives up.
+    """
+
+    cut: CutPolicy = CutPolicy()
+    pressure: PressurePolicy = PressurePolicy()
+    checkpoint: CheckpointPolicy = CheckpointPolicy()
+    poll_events: int = 10_000
+    idle_seconds: float = 0.2
+    busy_seconds: float = 0.01
+    in_flight: int = 4
+    revivals: int = 3
+    tick_seconds: float = 1.0
+    partitions_seconds: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Everybody the loop works with. `archive` reads what `committer` wrote."""
+
+    source: EventSource
+    learner: LiveLearner
+    committer: Committer
+    archive: Archive
+    collector: Collector
+    executor: Executor
+    clock: Clock
+    figures: Figures
+
+
+class Loop:
+    """Steps 5 to 14. Begins where `recovery.recover` and the fence ended: the source is assigned, the learner is level."""
+
+    def __init__(self, crew: Crew, rhythm: Rhythm, next_offsets: dict[int, int]) -> None:
+        self._crew = crew
+        self._rhythm = rhythm
+        self._batcher = Batcher(rhythm.cut)
+        self._polled = dict(next_offsets)
+        now = crew.clock.monotonic()
+        self._cadence = CheckpointCadence(rhythm.checkpoint, now)
+        self._ticked = self._listed = now
+        self._paused = False
+        self._committing: Future[Committed] | None = None
+        self._reviving: Future[Any] | None = None
+        self._collecting: Future[Any] | None = None
+        self._checkpointing = False
+        self._deaths = 0
+
+    @property
+    def idle(self) -> bool:
+        """Nothing buffered, nothing being committed or learned."""
+        busy = self._batcher.rows or self._committing or self._reviving or self._checkpointing
+        return not busy and not self._crew.learner.in_flight()
+
+    @property
+    def exhausted(self) -> bool:
+        """The source has ended and all it gave is learned."""
+        return self._crew.source.exhausted() and self.idle
+
+    def turn(self, *, draining: bool = False) -> None:
+        """One turn, at most about a second. Raises what must stop the process: Fenced, StoreRefused, SourceRefused, ..."""
+        now = self._crew.clock.monotonic()
+        if not draining:
+            self._poll(now)  # 5
+        self._press()
+        self._settle_commit()
+        self._settle_revival()
+        self._collect_reports(0.05 if draining else 0.0)
+        self._commit_if_due(now, draining=draining)  # 6 to 9
+        self._checkpoint_if_due(now)  # 11
+        self._tick(now)
+
+    def checkpoint(self) -> None:
+        """Begin a checkpoint of all that was learned since the last, if anything was and none is being written."""
+        if self._cadence.pending and not self._checkpointing and self._reviving is None:
+            self._crew.learner.begin_checkpoint()
+            self._cadence.begun(self._crew.clock.monotonic())
+            self._checkpointing = True
+
+    @property
+    def settled(self) -> bool:
+        """Idle, and all that was learned is in a checkpoint."""
+        return self.idle and not self._cadence.pending
+
+    def _poll(self, now: float) -> None:
+        busy = self._committing or self._reviving or self._crew.learner.in_flight()
+        wait = self._rhythm.busy_seconds if busy else self._rhythm.idle_seconds
+        if now - self._listed >= self._rhythm.partitions_seconds:
+            self._listed = now
+            self._admit_new_partitions()
+        for chunk in self._crew.source.poll(self._rhythm.poll_events, wait):
+            self._batcher.add(chunk)
+            self._polled[chunk.partition] = chunk.end
+
+    def _admit_new_partitions(self) -> None:
+        """A partition that was added is read from its beginning: nothing was published to it before it existed."""
+        new = set(self._crew.source.partitions()) - set(self._polled)
+        if new:
+            log.info("new partitions", partitions=sorted(new))
+            beginning = self._crew.source.beginning()
+            self._polled |= {partition: beginning[partition] for partition in new}
+            self._crew.committer.admit({partition: beginning[partition] for partition in new})
+            self._crew.source.assign(self._polled)
+            self._paused = False
+
+    def _press(self) -> None:
+        pressure = self._rhythm.pressure
+        if not self._paused and self._batcher.bytes >= pressure.high_bytes:
+            self._crew.source.pause()
+            self._paused = True
+        elif self._paused and self._batcher.bytes <= pressure.low_bytes:
+            self._crew.source.resume()
+            self._paused = False
+
+    def _commit_if_due(self, now: float, *, draining: bool) -> None:
+        if self._committing or self._reviving or self._crew.learner.in_flight() >= self._rhythm.in_flight:
+            return
+        reason = self._batcher.due(now) or ("drain" if draining or self._crew.source.exhausted() else None)
+        cut = self._batcher.cut(reason) if reason else None  # 7
+        if cut is not None:
+            self._committing = self._crew.executor.submit(self._crew.committer.commit, cut)
+
+    def _settle_commit(self) -> None:
+        """Hand a committed plan to the learner (10). While the learner is being brought back, it reads the plan itself."""
+        if self._committing is None or not self._committing.done():
+            return
+        committed = self._committing.result()
+        self._committing = None
+        self._crew.figures.committed(committed)
+        if self._reviving is None:
+            try:
+                self._crew.learner.submit(committed.planned)
+            except LearnerLost as lost:
+                self._revive(lost)
+
+    def _collect_reports(self, wait: float) -> None:
+        if self._reviving is not None:
+            return
+        try:
+            reports = self._crew.learner.collect(wait)
+        except LearnerLost as lost:
+            self._revive(lost)
+            return
+        for report in reports:
+            self._settle_report(report)
+
+    def _settle_report(self, report: LearnReport | CheckpointRef | CheckpointFailed) -> None:
+        if isinstance(report, LearnReport):
+            self._deaths = 0
+            self._cadence.learned()
+            self._crew.figures.learned(report)
+            return
+        self._checkpointing = False
+        self._crew.figures.checkpointed(report)
+        if isinstance(report, CheckpointRef):
+            self._crew.source.commit(report.next_offsets)  # 12
+            if self._collecting is None or self._collecting.done():
+                self._collecting = self._crew.executor.submit(self._collect_garbage)  # 14
+        else:
+            self._cadence.learned()  # still owed
+            log.error("checkpoint not written, the next one is due later", reason=report.reason)
+
+    def _collect_garbage(self) -> None:
+        try:
+            collected = tolerant(self._crew.collector)
+            self._crew.figures.collected(collected)
+        except HeadraceError as error:  # garbage can wait; the stream cannot
+            log.warning("garbage not collected, next try after the next checkpoint", error=str(error))
+
+    def _revive(self, lost: LearnerLost) -> None:
+        """Begin to bring the learner back, behind a commit that may be under way."""
+        self._deaths += 1
+        log.error("learner lost, bringing it back", error=str(lost), in_a_row=self._deaths)
+        self._crew.figures.learner_lost()
+        if self._deaths > self._rhythm.revivals:
+            raise LearnerFailed(f"the learner was lost {self._deaths} times in a row without learning a plan: {lost}")
+        self._checkpointing = False
+        self._reviving = self._crew.executor.submit(self._bring_back)
+
+    def _bring_back(self) -> int:
+        self._crew.learner.start()
+        crew = self._crew
+        return recover(crew.archive, crew.learner, self._rhythm.in_flight, crew.figures.learned).replayed
+
+    def _settle_revival(self) -> None:
+        if self._reviving is None or not self._reviving.done():
+            return
+        revival, self._reviving = self._reviving, None
+        try:
+            replayed = revival.result()
+        except LearnerLost as lost:
+            self._revive(lost)
+            return
+        self._cadence.learned(replayed)
+        log.info("learner is back", replayed=replayed)
+
+    def _checkpoint_if_due(self, now: float) -> None:
+        if self._cadence.due(now):
+            try:
+                self.checkpoint()
+            except LearnerLost as lost:
+                self._revive(lost)
+
+    def _tick(self, now: float) -> None:
+        if now - self._ticked < self._rhythm.tick_seconds:
+            return
+        self._ticked = now
+        self._crew.figures.tick(
+            self._crew.source.lag(), self._batcher.bytes, self._crew.learner.in_flight(), paused=self._paused
+        )
+
+
+def drain(loop: Loop, clock: Clock, deadline: float) -> bool:
+    """Learn and checkpoint what has arrived, until `deadline` (monotonic seconds). True when all of it is safe.
+
+    What is not is no loss: committed plans are replayed at the next start, and the rest is still at the source.
+    """
+    while clock.monotonic() < deadline:
+        loop.turn(draining=True)
+        if loop.idle:
+            if loop.settled:
+                return True
+            loop.checkpoint()
+    return False
+

@@ -1,0 +1,70 @@
+"""Steps 1 to 4: find the lineage, bring the learner level, take over, and point the source at the right offsets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import structlog
+
+from stream.errors import Fenced
+from stream.events import LearnReport, PlannedRange
+from stream.planner import Planner, Slots
+from stream.ports import EventSource, LiveLearner
+from stream.recovery import Archive, Recovered, await_room, load, recover
+
+log = structlog.get_logger()
+_TRIES = 10
+
+Start = Literal["earliest", "latest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The lineage is ours. `next_offsets`: of every partition; `recovered`: what came back from the store."""
+
+    planner: Planner
+    next_offsets: dict[int, int]
+    recovered: Recovered
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What taking over needs. `told` is given the report of each plan that is replayed."""
+
+    slots: Slots
+    archive: Archive
+    learner: LiveLearner
+    source: EventSource
+    start: Start
+    told: Callable[[LearnReport], None]
+
+    def take_over(self) -> Opened:
+        """Recover, fence with the next epoch, and assign the source. The learner must have been started.
+
+        A writer that is still alive may plan while we recover: then its plan is in our slot, and we recover once more.
+        """
+        for _ in range(_TRIES):
+            recovered = recover(self.archive, self.learner, 4, self.told)
+            offsets = _first_offsets(self.source, self.start, recovered.next_offsets)
+            planner = Planner(self.slots, recovered.head)
+            try:
+                self._fence(planner, offsets)
+            except Fenced:
+                log.warning("another writer is planning, recovering once more", seq=recovered.head.seq + 1)
+                continue
+            self.source.assign(offsets)
+            return Opened(planner, offsets, recovered)
+        raise Fenced(f"another writer kept planning during {_TRIES} attempts to take over. Stop it, or leave it to it.")
+
+    def _fence(self, planner: Planner, offsets: dict[int, int]) -> None:
+        plan = planner.fence(tuple(PlannedRange(partition, at, at) for partition, at in sorted(offsets.items())))
+        self.learner.submit(load(self.archive, plan, planner.head.sha256))
+        await_room(self.learner, 1, self.told)
+
+
+def _first_offsets(source: EventSource, start: Start, known: Mapping[int, int]) -> dict[int, int]:
+    """Where to read on. A lineage that has read before takes partitions added since from their beginning."""
+    begin = source.end() if start == "latest" and not known else source.beginning()
+    return {partition: known.get(partition, begin[partition]) for partition in {*source.partitions(), *known}}

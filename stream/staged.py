@@ -1,0 +1,94 @@
+"""Clicks as Parquet, and as the arrays that the learner takes: one table format for staging, archive and replay.
+
+What is learned is always built from such a table, whether it comes fresh from decoding or back from the store, so that a
+replay gives the learner the same arrays, element by element.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from model.batch import Batch, Coded, Strings
+from stream.errors import StoreRefused
+from stream.events import Decoded
+
+SCHEMA = pa.schema(
+    [
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("product_id", pa.string(), nullable=False),
+        pa.field("event_type", pa.string(), nullable=False),
+        pa.field("timestamp", pa.timestamp("ms", "UTC"), nullable=False),
+        pa.field("event_id", pa.string()),
+    ]
+)
+BYTES_MAX = 1 << 30
+"""A staged object that claims to hold more than this, decompressed, is not ours: refused before it is read."""
+
+
+def to_table(decoded: Decoded) -> pa.Table:
+    """The accepted clicks of one partition range."""
+    event_ids = decoded.event_ids if decoded.event_ids is not None else [None] * len(decoded.users)
+    columns = [decoded.offsets, decoded.users, decoded.items, decoded.types, decoded.times, event_ids]
+    return pa.table([pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], SCHEMA)
+
+
+def encode(table: pa.Table) -> bytes:
+    """A table as Parquet bytes."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", compression_level=1, write_statistics=False)
+    return sink.getvalue()
+
+
+def decode(data: bytes, name: str) -> pa.Table:
+    """Parquet bytes as a table of `SCHEMA`. Raises StoreRefused naming `name` for anything else."""
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        size = sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))
+        if size > BYTES_MAX or not file.schema_arrow.equals(SCHEMA):
+            raise StoreRefused(f"{name} is not a staged object of Headrace (its columns or its size are others)")
+        return file.read()
+    except (pa.ArrowException, OSError) as error:
+        raise StoreRefused(f"{name} is not readable as Parquet: {error}") from error
+
+
+def digest(data: bytes) -> str:
+    """Hex SHA-256."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def to_batch(tables: Sequence[pa.Table]) -> tuple[Batch, Strings]:
+    """The clicks of some tables in order, as one batch, and the event ids among them in order."""
+    table = pa.concat_tables(tables).combine_chunks() if tables else SCHEMA.empty_table()
+    times = np.asarray(table["timestamp"].cast(pa.int64()).to_numpy())
+    coded = [_coded(table[name]) for name in ("user_id", "product_id", "event_type")]
+    return Batch(*coded, times), _strings(pc.drop_null(table["event_id"]))
+
+
+def _coded(column: pa.ChunkedArray) -> Coded:
+    """Distinct values in the order of first appearance, whatever dictionary the Parquet file had."""
+    if not len(column):
+        return Coded(np.empty(0, np.int32), Strings.of([]))
+    encoded = column.combine_chunks().dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    codes = np.array(encoded.indices.to_numpy(zero_copy_only=False), np.int32)
+    return Coded(codes, _strings(encoded.dictionary))
+
+
+def _strings(array: pa.Array | pa.ChunkedArray) -> Strings:
+    plain = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    if not len(plain):
+        return Strings.of([])
+    _, offsets, data = pa.concat_arrays([plain]).buffers()
+    cuts = np.frombuffer(offsets, np.int32)[plain.offset : plain.offset + len(plain) + 1].astype(np.int64)
+    start, end = int(cuts[0]), int(cuts[-1])
+    raw = np.frombuffer(data, np.uint8)[start:end] if data is not None else np.empty(0, np.uint8)
+    return Strings(np.array(raw), cuts - start)
