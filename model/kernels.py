@@ -1,0 +1,324 @@
+"""Compiled arithmetic over one block of clicks: arrays in, results into arrays that the caller gave.
+
+A kernel trusts its input: rows in range, C-contiguous arrays, the dtypes named here. Names used throughout: B clicks in the
+block, d the dimension, K the sequence length, C = K + 1 own candidates, M shared negatives, P popularity counters,
+X = d + P + 1 columns of the extended rows [vector | popularity features | bias], so that one matrix product gives a logit.
+
+numba keys its cache on disk by the file of a kernel, not by the files that it calls into: **a kernel may only call
+kernels of its own file**, else an upgrade could run stale machine code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+
+from model.batch import Float32, Float64, Int32, UInt8
+
+F = TypeVar("F", bound=Callable[..., Any])
+NEVER = -1e18
+"""The log count of what was never counted: far below any floor, yet finite."""
+FLOOR = -12.5
+"""Log shares below this say nothing more."""
+SKIPPED = 0.005
+"""Own candidates whose gradient is smaller are not worth touching a row."""
+
+_dispatchers: list[Any] = []
+
+
+def kernel(function: F) -> F:
+    """Compile without the GIL, cached on disk, IEEE arithmetic in the order as written (no fastmath)."""
+    dispatcher = numba.njit(cache=True, nogil=True)(function)
+    _dispatchers.append(dispatcher)
+    return cast(F, dispatcher)
+
+
+def compiled() -> int:
+    """How many kernels this process had to compile because the cache on disk did not have them."""
+    return sum(sum(dispatcher.stats.cache_misses.values()) for dispatcher in _dispatchers if hasattr(dispatcher, "stats"))
+
+
+def loaded() -> int:
+    """How many kernels this process took from the cache on disk."""
+    return sum(sum(dispatcher.stats.cache_hits.values()) for dispatcher in _dispatchers if hasattr(dispatcher, "stats"))
+
+
+@kernel
+def _dot(left: Float32, a: int, right: Float32, b: int, size: int) -> float:
+    """left[a, :size] . right[b, :size] in eight running sums, which the compiler turns into vector registers."""
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.float32(0.0)
+    whole = size - size % 8
+    for j in range(0, whole, 8):
+        s0 += left[a, j] * right[b, j]
+        s1 += left[a, j + 1] * right[b, j + 1]
+        s2 += left[a, j + 2] * right[b, j + 2]
+        s3 += left[a, j + 3] * right[b, j + 3]
+        s4 += left[a, j + 4] * right[b, j + 4]
+        s5 += left[a, j + 5] * right[b, j + 5]
+        s6 += left[a, j + 6] * right[b, j + 6]
+        s7 += left[a, j + 7] * right[b, j + 7]
+    for j in range(whole, size):
+        s0 += left[a, j] * right[b, j]
+    return ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
+
+
+@kernel
+def combine(
+    clicked: Int32,
+    kinds: Int32,
+    users: Int32,
+    positions: Float32,
+    priorities: Float32,
+    inputs: Float32,
+    vectors: Float32,
+    known_users: int,
+    h: Float32,
+) -> None:
+    """h [B, d] = sum_k positions[k] * priorities[kind_k] * inputs[item_k] + vectors[user].
+
+    `clicked`, `kinds` int32 [B, K], newest first, clicked -1 where there is none or it is masked: such holes are
+    skipped, never the end. Users beyond `known_users` are masked.
+    """
+    for b in range(h.shape[0]):
+        if 0 <= users[b] < known_users:
+            for j in range(h.shape[1]):
+                h[b, j] = vectors[users[b], j]
+        else:
+            for j in range(h.shape[1]):
+                h[b, j] = 0.0
+        for k in range(clicked.shape[1]):
+            item = clicked[b, k]
+            if item >= 0:
+                weight = positions[k] * priorities[kinds[b, k]]
+                for j in range(h.shape[1]):
+                    h[b, j] += weight * inputs[item, j]
+
+
+@kernel
+def extend(
+    rows: Int32, vectors: Float32, biases: Float32, log_counts: Float64, totals: Float64, correction: Float32, out: Float32
+) -> None:
+    """out [M, X] = [vector | popularity features | bias - correction] of the items `rows` int32 [M]."""
+    d, counters = vectors.shape[1], totals.shape[0]
+    for m in range(rows.shape[0]):
+        row = rows[m]
+        for j in range(d):
+            out[m, j] = vectors[row, j]
+        for p in range(counters):
+            out[m, d + p] = max(log_counts[row, p] - totals[p], FLOOR) - FLOOR
+        out[m, d + counters] = biases[row] - correction[m]
+
+
+@kernel
+def own_candidates(targets: Int32, clicked: Int32, own: Int32) -> None:
+    """own [B, C] = the target, then the distinct other items of the context, then -1."""
+    for b in range(own.shape[0]):
+        own[b, 0] = targets[b]
+        count = 1
+        for k in range(clicked.shape[1]):
+            item = clicked[b, k]
+            fresh = item >= 0
+            for c in range(count):
+                fresh = fresh and own[b, c] != item
+            if fresh:
+                own[b, count] = item
+                count += 1
+        own[b, count:] = -1
+
+
+@kernel
+def own_logits(
+    own: Int32,
+    clicked: Int32,
+    hx: Float32,
+    vectors: Float32,
+    biases: Float32,
+    log_counts: Float64,
+    totals: Float64,
+    repeats: Float32,
+    features: Float32,
+    logits: Float32,
+) -> None:
+    """logits [B, C] of the own candidates (-inf where there is none), features [B, C, P] their popularity.
+
+    logit = hx . [vector | features | bias] + sum of repeats[k] over the places k of the context that hold the item.
+    """
+    d, counters = vectors.shape[1], totals.shape[0]
+    for b in range(own.shape[0]):
+        for c in range(own.shape[1]):
+            item = own[b, c]
+            if item < 0:
+                logits[b, c] = -np.inf
+                continue
+            logit = _dot(hx, b, vectors, item, d) + biases[item]
+            for p in range(counters):
+                features[b, c, p] = max(log_counts[item, p] - totals[p], FLOOR) - FLOOR
+                logit += hx[b, d + p] * features[b, c, p]
+            for k in range(clicked.shape[1]):
+                if clicked[b, k] == item:
+                    logit += repeats[k]
+            logits[b, c] = logit
+
+
+@kernel
+def mask_own(own: Int32, slots: Int32, logits: Float32) -> None:
+    """Take out of logits [B, M] the negatives that are own candidates of the click: `slots` [items], -1 or the column."""
+    for b in range(own.shape[0]):
+        for c in range(own.shape[1]):
+            if own[b, c] >= 0 and slots[own[b, c]] >= 0:
+                logits[b, slots[own[b, c]]] = -np.inf
+
+
+@kernel
+def own_backward(
+    own: Int32,
+    clicked: Int32,
+    gradients: Float32,
+    features: Float32,
+    vectors: Float32,
+    h: Float32,
+    known_items: int,
+    dhx: Float32,
+    dweights: Float64,
+) -> None:
+    """Add the own candidates to dhx [B, X], and write dweights [B, 1 + P + K], the gradient of the global weights.
+
+    On entry dhx holds what the negatives gave. A target that is new in this batch says nothing about the global weights.
+    """
+    d, counters = vectors.shape[1], features.shape[2]
+    for b in range(own.shape[0]):
+        dweights[b, :] = 0.0
+        for c in range(own.shape[1]):
+            item = own[b, c]
+            if item < 0:
+                break
+            gradient = gradients[b, c]
+            for j in range(d):
+                dhx[b, j] += gradient * vectors[item, j]
+            for p in range(counters):
+                dhx[b, d + p] += gradient * features[b, c, p]
+            for k in range(clicked.shape[1]):
+                if clicked[b, k] == item:
+                    dweights[b, 1 + counters + k] += gradient
+        dweights[b, 0] = _dot(h, b, dhx, b, d)
+        for p in range(counters):
+            dweights[b, 1 + p] = dhx[b, d + p]
+        if own[b, 0] >= known_items:
+            dweights[b, :] = 0.0
+
+
+@kernel
+def priority_gradients(
+    clicked: Int32,
+    kinds: Int32,
+    positions: Float32,
+    priorities: Float32,
+    inputs: Float32,
+    dhx: Float32,
+    scale: float,
+    dpositions: Float64,
+    dpriorities: Float64,
+) -> None:
+    """Add to dpositions [K] and dpriorities [types] the gradients through h of the block."""
+    for b in range(clicked.shape[0]):
+        for k in range(clicked.shape[1]):
+            item = clicked[b, k]
+            if item >= 0:
+                along = scale * _dot(inputs, item, dhx, b, inputs.shape[1])
+                dpositions[k] += priorities[kinds[b, k]] * along
+                dpriorities[kinds[b, k]] += positions[k] * along
+
+
+@kernel
+def _descend(
+    rows: Float32, sums: Float32, row: int, gradient: Float32, b: int, weight: float, square: float, steps: Float32
+) -> None:
+    """Row-wise AdaGrad: rows[row] -= step * weight * gradient[b], where `square` is the mean square of that gradient.
+
+    `steps` = (learning rate, accumulator start, accumulator decay). The start keeps the first steps of a new row short.
+    """
+    sums[row] = steps[2] * sums[row] + square
+    factor = np.float32(steps[0] / np.sqrt(steps[1] + sums[row]) * weight)
+    for j in range(rows.shape[1]):
+        rows[row, j] -= factor * gradient[b, j]
+
+
+@kernel
+def _mean_square(rows: Float32, b: int, size: int) -> float:
+    return np.float32(_dot(rows, b, rows, b, size) / size)
+
+
+@kernel
+def update_outputs(
+    rows: Int32,
+    drows: Float32,
+    own: Int32,
+    gradients: Float32,
+    hx: Float32,
+    vectors: Float32,
+    vector_sums: Float32,
+    biases: Float32,
+    bias_sums: Float32,
+    steps: Float32,
+    bias_rate: float,
+) -> None:
+    """Move the items' output vectors and biases: each negative once with its summed gradient drows [M, X], then each
+    own candidate of each click by gradients [B, C], in order. All gradients were taken before the first row moved."""
+    d = vectors.shape[1]
+    for m in range(rows.shape[0]):
+        _descend(vectors, vector_sums, rows[m], drows, m, np.float32(1.0), _mean_square(drows, m, d), steps)
+        slope = drows[m, drows.shape[1] - 1]
+        bias_sums[rows[m]] = steps[2] * bias_sums[rows[m]] + slope * slope
+        biases[rows[m]] -= bias_rate * slope / np.sqrt(steps[1] + bias_sums[rows[m]])
+    for b in range(own.shape[0]):
+        square = _mean_square(hx, b, d)
+        for c in range(own.shape[1]):
+            item, slope = own[b, c], gradients[b, c]
+            if item < 0:
+                break
+            if abs(slope) < SKIPPED:
+                continue
+            _descend(vectors, vector_sums, item, hx, b, slope, slope * slope * square, steps)
+            bias_sums[item] = steps[2] * bias_sums[item] + slope * slope
+            biases[item] -= bias_rate * slope / np.sqrt(steps[1] + bias_sums[item])
+
+
+@kernel
+def update_inputs(
+    clicked: Int32,
+    kinds: Int32,
+    users: Int32,
+    known_users: int,
+    positions: Float32,
+    priorities: Float32,
+    dhx: Float32,
+    scale: float,
+    inputs: Float32,
+    input_sums: Float32,
+    vectors: Float32,
+    vector_sums: Float32,
+    steps: Float32,
+) -> None:
+    """Move the context items' input vectors and the known users' vectors by scale * dhx [B, :d], click by click."""
+    for b in range(clicked.shape[0]):
+        square = scale * scale * _mean_square(dhx, b, inputs.shape[1])
+        for k in range(clicked.shape[1]):
+            item = clicked[b, k]
+            if item >= 0:
+                weight = positions[k] * priorities[kinds[b, k]]
+                _descend(inputs, input_sums, item, dhx, b, scale * weight, weight * weight * square, steps)
+        if 0 <= users[b] < known_users:
+            _descend(vectors, vector_sums, users[b], dhx, b, scale, square, steps)
+
+
+@kernel
+def touch(rows: Int32, flags: UInt8, order: Int32, count: Int32) -> None:
+    """Append to order[:count[0]] the rows [n] that are not flagged yet, and flag them; negative rows are no rows."""
+    for row in rows:
+        if row >= 0 and not flags[row]:
+            flags[row] = 1
+            order[count[0]] = row
+            count[0] += 1

@@ -1,0 +1,222 @@
+"""The learner: scores a batch on the state before it, learns from it, then counts it in. One thread owns it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from model import memory, ranking, resolve
+from model.batch import Batch, Float32, Float64, Int32, Int64, Learned, Scores
+from model.config import LearnerConfig
+from model.evaluation import affordable, learn_cost, summarize
+from model.memory import Context
+from model.parts import embedding, history
+from model.parts.popularity import count_clicks, growth_rates, mean_shift, steady_times
+from model.resolve import Rows
+from model.state import LEARNED_HALF_LIFE, MEANS, SCORED_HALF_LIFE, State
+from model.table import Table
+from model.training import Block, Trainer
+
+NOTHING_SCORED = Scores(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+class Learner:
+    """The priority-aware sequence recommender. `score` and `learn` raise `ValueError` for columns that do not fit.
+
+    The same batches in the same order give the same state, bit for bit, on one machine with one BLAS thread.
+    """
+
+    def __init__(self, config: LearnerConfig) -> None:
+        self.config = config
+        self.state = State(config)
+        self.trainer = Trainer(self.state)
+        self._rates = growth_rates(config.half_lives_hours)
+        resolve.add_types(self.state, [embedding.OTHER_TYPE, *config.type_priorities])
+
+    @property
+    def users(self) -> Table:
+        return self.state.users
+
+    @property
+    def items(self) -> Table:
+        return self.state.items
+
+    @property
+    def position_priorities(self) -> Float32:
+        """How much the k-th last click counts, float32 [K]."""
+        return self.state.positions
+
+    @property
+    def type_priorities(self) -> dict[str, float]:
+        """How much a click of each event type counts in a context, as learned so far."""
+        types = self.state.types
+        return {name: float(value) for name, value in zip(types.ids, types["priority"], strict=True) if name}
+
+    def score(self, batch: Batch) -> Scores:
+        """Rank a random sample of the batch's clicks on the state before the batch; no row is added for anyone.
+
+        Its size is what `config.score_share` of the cost of learning pays for; what is left over is carried forward.
+        """
+        resolve.check(batch)
+        count = self._draw_count(len(batch))
+        if not count or not len(self.items):
+            return NOTHING_SCORED
+        rows = resolve.find(self.state, batch)
+        clicked, kinds = self._contexts(rows, len(self.items))
+        ready = np.flatnonzero((clicked >= 0).any(axis=1))
+        chosen = np.sort(self.state.score_random.choice(ready, min(count, len(ready)), replace=False))
+        read = self.state.readable()
+        ranks, popular = ranking.target_ranks(
+            read, clicked[chosen], kinds[chosen], rows.users[chosen], rows.items[chosen]
+        )
+        return self._note_scores(ranks, popular)
+
+    def learn(self, batch: Batch, learning_rate_scale: float = 1.0) -> Learned:
+        """Give new ids their rows, learn the clicks that have a context, then count the whole batch in.
+
+        Steps are the configured ones times `learning_rate_scale`; `ValueError` when that is negative or not finite.
+        """
+        resolve.check(batch)
+        if not (math.isfinite(learning_rate_scale) and learning_rate_scale >= 0.0):
+            raise ValueError(f"learning_rate_scale={learning_rate_scale!r}: must be a finite number, 0 or more")
+        known_users, known_items = len(self.users), len(self.items)
+        rows = resolve.grow(self.state, batch)
+        losses = self._train(rows, known_users, known_items, learning_rate_scale)
+        loss = float(losses.mean()) if len(losses) else math.nan
+        self._note_learned(rows, known_items, loss, len(losses))
+        self._count_in(rows, batch.times)
+        return Learned(len(batch), loss, len(self.users) - known_users, len(self.items) - known_items)
+
+    def recommend(self, user_id: str, top_n: int) -> list[tuple[str, float]]:
+        """The user's best `top_n` items with their scores, best first; by popularity for unknown users."""
+        return ranking.recommend(self.state.readable(), user_id, top_n)
+
+    def explain(self, user_id: str, item_id: str) -> list[tuple[str, float]]:
+        """Which of the user's recent items speak for the item, and how much, largest first."""
+        return ranking.explain(self.state.readable(), user_id, item_id)
+
+    def rows(self) -> dict[str, int]:
+        """Table sizes; types include the row that event types without one of their own share."""
+        return {"users": len(self.users), "items": len(self.items), "types": len(self.state.types)}
+
+    def quality(self) -> dict[str, float]:
+        """Decayed means over clicks learned (`loss`) and scored (the others); nan before there are any."""
+        return {
+            name: float(total / weight) if weight else math.nan
+            for name, (total, weight) in zip(MEANS, self.state.means, strict=True)
+        }
+
+    def drift(self) -> dict[str, float]:
+        """By signal, how far a short window is from a long one, in standard deviations."""
+        return self.state.signals.scores()
+
+    def context(self) -> Context:
+        """A copy of what is memory of the stream rather than weights: histories, popularity, recent targets."""
+        return memory.recall(self.state)
+
+    def reset_context(self, context: Context | None) -> None:
+        """Put such a copy back (None: as if nothing had been clicked yet). Ids and weights stay as they are.
+
+        Raises `ValueError` when the context has more rows than this learner.
+        """
+        if context is None:
+            memory.forget(self.state)
+        else:
+            memory.restore(self.state, context)
+        self.trainer.touch("users", np.arange(len(self.users), dtype=np.int32))
+        self.trainer.touch("items", np.arange(len(self.items), dtype=np.int32))
+
+    def _draw_count(self, clicks: int) -> int:
+        """How many clicks to score now; the purse keeps what is left."""
+        config, purse = self.config, self.state.purse
+        if config.score_fraction is not None:
+            purse[0] += config.score_fraction * clicks
+            count, cost = int(purse[0]), float(int(purse[0]))
+        else:
+            purse[0] += config.score_share * learn_cost(clicks, config.dim, config.negatives)
+            count, cost = affordable(float(purse[0]), clicks, len(self.items), config.dim)
+        purse[0] -= cost
+        return count
+
+    def _contexts(self, rows: Rows, known_items: int) -> tuple[Int32, Int32]:
+        """The contexts of all clicks on the state before the batch: items and types, int32 [n, K], newest first."""
+        shape = (len(rows), self.config.sequence_length)
+        clicked, kinds = np.empty(shape, np.int32), np.empty(shape, np.int32)
+        history.contexts(
+            history.predecessors(rows.users),
+            rows.users,
+            rows.items,
+            rows.types,
+            self.users["clicks"],
+            self.users["kinds"],
+            known_items,
+            clicked,
+            kinds,
+        )
+        return clicked, kinds
+
+    def _train(self, rows: Rows, known_users: int, known_items: int, rate: float) -> Float64:
+        """Train block after block, in order, on the clicks that have a context; their losses, float64 [trained]."""
+        clicked, kinds = self._contexts(rows, known_items)
+        ready = np.flatnonzero((clicked >= 0).any(axis=1))
+        weights = self._weights(rows)
+        losses = [np.empty(0)]
+        for start in range(0, len(ready), self.config.block):
+            chosen = ready[start : start + self.config.block]
+            block = Block(
+                clicked[chosen],
+                kinds[chosen],
+                rows.items[chosen],
+                rows.users[chosen],
+                weights[chosen],
+                known_items,
+                known_users,
+            )
+            losses.append(self.trainer.train(block, rate))
+        return np.concatenate(losses)
+
+    def _weights(self, rows: Rows) -> Float32:
+        """By how much each click counts as a target, float32 [n]: its type's priority, one on the stream's average."""
+        priorities = self.state.types["start"][rows.types]
+        mean = self.state.mean_priority
+        mean *= 0.5 ** (len(rows) / LEARNED_HALF_LIFE)
+        mean += (float(priorities.sum(dtype=np.float64)), len(rows))
+        average = mean[0] / mean[1] if mean[0] > 0.0 else 1.0
+        return np.asarray(priorities / np.float32(average), np.float32)
+
+    def _count_in(self, rows: Rows, times: Int64) -> None:
+        """The batch is finished: its clicks enter histories, popularity and the rings of recent targets."""
+        state, items, users = self.state, self.items, self.users
+        history.remember(rows.users, rows.items, rows.types, users["clicks"], users["kinds"])
+        count_clicks(rows.items, steady_times(times), self._rates, items["log_counts"], state.totals)
+        state.ring.push(rows.items, items["long_count"], items["short_count"])
+        self.trainer.touch("users", rows.users)
+        self.trainer.touch("items", rows.items)
+
+    def _note_scores(self, ranks: Float64, popular: Float64) -> Scores:
+        hits, mrr, ndcg = summarize(ranks)
+        popular_hits, popular_mrr, _ = summarize(popular)
+        for name, total in zip(MEANS[1:], (hits, mrr, popular_hits, popular_mrr), strict=True):
+            self.state.add_mean(name, total, len(ranks), SCORED_HALF_LIFE)
+        return Scores(len(ranks), hits, mrr, ndcg, popular_hits, popular_mrr)
+
+    def _note_learned(self, rows: Rows, known_items: int, loss: float, trained: int) -> None:
+        if not len(rows):
+            return
+        if trained:
+            self.state.add_mean("loss", loss * trained, trained, LEARNED_HALF_LIFE)
+        known = rows.items[rows.items < known_items]
+        shift = mean_shift(self.items["log_counts"][known], self.state.totals, self.config.baseline_half_life)
+        figures = {"loss": loss, "new_item_share": 1.0 - len(known) / len(rows), "popularity_shift": shift}
+        self.state.signals.update(figures, len(rows))
+
+
+def warm_up(config: LearnerConfig) -> None:
+    """Load every kernel from the cache on disk, or compile it, on a throw-away learner with the same shapes."""
+    learner = Learner(LearnerConfig.from_dict(config.to_dict() | {"score_fraction": 1.0}))
+    batch = Batch.of(["a", "a"], ["x", "y"], [0, 1])
+    for _ in range(2):
+        learner.score(batch)
+        learner.learn(batch)
+    learner.recommend("a", 1)

@@ -1,0 +1,115 @@
+"""Negatives: a mixture of a long ring of recent targets, a short one and the whole catalogue, with its log-Q correction.
+
+q_j = .64 c_long^.75 / Z_long + .30 c_short^.75 / Z_short + .06 / items, where c counts the item in a ring and Z sums
+c^.75 over the ring's items. Negatives are distinct; after D draws item j is among them with probability
+1 - (1 - q_j)^D, about 1 - exp(-q_j D), and its logit is corrected by the log of that.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from model.batch import Float32, Float64, Int32, Int64
+from model.kernels import kernel
+
+THINNING = 0.75
+SHARES = (0.64, 0.30, 0.06)
+DRAWS_PER_NEGATIVE = 4
+"""Give up after this many draws per negative wanted: a small catalogue has no more distinct items to give."""
+
+
+def shares(long_filled: int, short_filled: int) -> Float64:
+    """Mixture shares (long, short, uniform), float64 [3]: an empty ring's share goes to the others in proportion."""
+    mixture = np.array(SHARES) * (long_filled > 0, short_filled > 0, True)
+    return np.asarray(mixture / mixture.sum(), np.float64)
+
+
+def inclusion(q: Float64, draws: int) -> Float64:
+    """Probability that an item drawn with probability `q` each time is among the distinct items of `draws` draws."""
+    return np.asarray(-np.expm1(-q * draws), np.float64)
+
+
+@kernel
+def draw_negatives(
+    uniforms: Float64,
+    mixture: Float64,
+    long_ring: Int32,
+    short_ring: Int32,
+    long_counts: Int32,
+    short_counts: Int32,
+    norms: Float64,
+    slots: Int32,
+    rows: Int32,
+    correction: Float32,
+) -> int:
+    """Draw distinct items into rows int32 [M] and their log inclusion probability into correction; how many is answered.
+
+    `uniforms` [2 * attempts] in [0, 1); rings hold the filled part only; `norms` = (Z_long, Z_short). `slots` [items] is
+    -1 everywhere on entry; on exit it points from each item drawn to its place, and the caller puts it back.
+    """
+    items, found, draws = slots.shape[0], 0, 0
+    for attempt in range(uniforms.shape[0] // 2):
+        u, accept = uniforms[2 * attempt], uniforms[2 * attempt + 1]
+        if u < mixture[0]:
+            row = long_ring[min(int(u / mixture[0] * long_ring.shape[0]), long_ring.shape[0] - 1)]
+            thin = long_counts[row] ** (THINNING - 1.0)
+        elif u < mixture[0] + mixture[1]:
+            row = short_ring[min(int((u - mixture[0]) / mixture[1] * short_ring.shape[0]), short_ring.shape[0] - 1)]
+            thin = short_counts[row] ** (THINNING - 1.0)
+        else:
+            row = min(int((u - mixture[0] - mixture[1]) / mixture[2] * items), items - 1)
+            thin = 1.0
+        if accept < thin:
+            draws += 1
+            if slots[row] < 0:
+                slots[row] = found
+                rows[found] = row
+                found += 1
+                if found == rows.shape[0]:
+                    break
+    for m in range(found):
+        row = rows[m]
+        q = mixture[2] / items
+        if mixture[0] > 0.0:
+            q += mixture[0] * long_counts[row] ** THINNING / norms[0]
+        if mixture[1] > 0.0:
+            q += mixture[1] * short_counts[row] ** THINNING / norms[1]
+        correction[m] = np.log(-np.expm1(-q * draws))
+    return found
+
+
+@kernel
+def push_targets(rows: Int32, ring: Int32, pushed: Int64, which: int, counts: Int32, norms: Float64) -> None:
+    """Put rows into the ring in order, over the oldest; keep counts [items] and norms[which] = sum of counts^.75."""
+    size = ring.shape[0]
+    for row in rows:
+        place = pushed[which] % size
+        if pushed[which] >= size:
+            old = ring[place]
+            counts[old] -= 1
+            norms[which] += counts[old] ** THINNING - (counts[old] + 1) ** THINNING
+        ring[place] = row
+        counts[row] += 1
+        norms[which] += counts[row] ** THINNING - (counts[row] - 1) ** THINNING
+        pushed[which] += 1
+
+
+class TargetRing:
+    """The last `sizes` = (long, short) targets of finished batches. `pushed` int64 [2] counts all that ever came."""
+
+    def __init__(self, sizes: tuple[int, int]) -> None:
+        self.rings = tuple(np.zeros(size, np.int32) for size in sizes)
+        self.pushed = np.zeros(2, np.int64)
+        self.norms = np.zeros(2, np.float64)
+
+    def filled(self, which: int) -> Int32:
+        """The part of a ring (0 long, 1 short) that holds targets, int32 view."""
+        return self.rings[which][: int(min(self.pushed[which], len(self.rings[which])))]
+
+    def push(self, rows: Int32, long_counts: Int32, short_counts: Int32) -> None:
+        """Count the targets rows int32 [n] in, oldest first."""
+        for which, counts in enumerate((long_counts, short_counts)):
+            push_targets(rows, self.rings[which], self.pushed, which, counts, self.norms)
+
+    def mixture(self) -> Float64:
+        return shares(len(self.filled(0)), len(self.filled(1)))

@@ -1,0 +1,120 @@
+"""A table that grows: one row per id, typed columns, geometric growth, exact views.
+
+Ids are kept twice, as Python strings for look-ups and as one UTF-8 buffer, so that a snapshot of a million ids is a view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model.batch import Int32, Strings
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """`width` values of `dtype` per row (0: a flat column), new rows filled with `fill`; scratch columns are not `kept`."""
+
+    width: int
+    dtype: type[np.generic]
+    fill: float = 0.0
+    kept: bool = True
+
+    def allocate(self, rows: int) -> Array:
+        return np.full((rows, self.width) if self.width else rows, self.fill, self.dtype)
+
+
+class Table:
+    """n rows by id. `ids` in row order, `index` from id to row, `table[name]` the exact view of a column [n, ...].
+
+    A view taken before the table grows keeps showing the rows as they were then: take it anew after `intern`.
+    """
+
+    def __init__(self, columns: Mapping[str, Column]) -> None:
+        self.columns = dict(columns)
+        self.ids: list[str] = []
+        self.index: dict[str, int] = {}
+        self._capacity = 0
+        self._arrays = {name: column.allocate(0) for name, column in self.columns.items()}
+        self._text = np.empty(0, np.uint8)
+        self._cuts = np.zeros(1, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, name: str) -> Array:
+        return self._arrays[name][: len(self.ids)]
+
+    @property
+    def vectors(self) -> Array:
+        """float32 [n, dim], a view of exactly the rows in use."""
+        return self["vector"]
+
+    @property
+    def strings(self) -> Strings:
+        """All ids in row order as one buffer, a view."""
+        cuts = self._cuts[: len(self.ids) + 1]
+        return Strings(self._text[: cuts[-1]], cuts)
+
+    def kept(self) -> dict[str, Array]:
+        """Views of the columns that belong to the state."""
+        return {name: self[name] for name, column in self.columns.items() if column.kept}
+
+    def lookup(self, values: Sequence[str]) -> Int32:
+        """Rows of `values`, int32. Values without a row are numbered on from n in the order of their appearance: the
+        rows that `intern` would give them."""
+        index, fresh, size = self.index, dict[str, int](), len(self.ids)
+        rows = (
+            row if (row := index.get(value)) is not None else fresh.setdefault(value, size + len(fresh)) for value in values
+        )
+        return np.fromiter(rows, np.int32, len(values))
+
+    def intern(self, values: Sequence[str]) -> Int32:
+        """Rows of `values`, int32; values without a row get one."""
+        rows = self.lookup(values)
+        size = len(self.ids)
+        if len(rows) and int(rows.max()) >= size:
+            self.append(list(dict.fromkeys(value for value, row in zip(values, rows, strict=True) if row >= size)))
+        return rows
+
+    def append(self, fresh: Sequence[str]) -> None:
+        """Add rows for ids that are distinct and new. Raises `ValueError` for one that is not."""
+        size = len(self.ids)
+        self.index.update(zip(fresh, range(size, size + len(fresh)), strict=True))
+        if len(self.index) != size + len(fresh):
+            raise ValueError("ids of a table must be distinct")
+        self._append_text(fresh)
+        self.ids.extend(fresh)
+        self._reserve(len(self.ids))
+
+    def _append_text(self, fresh: Sequence[str]) -> None:
+        addition = Strings.of(fresh)
+        size, start = len(self.ids), int(self._cuts[len(self.ids)])
+        self._cuts = _grown(self._cuts, size + 1 + len(fresh))
+        self._cuts[size : size + 1 + len(fresh)] = addition.offsets + start
+        self._text = _grown(self._text, start + len(addition.data))
+        self._text[start : start + len(addition.data)] = addition.data
+
+    def _reserve(self, rows: int) -> None:
+        if rows <= self._capacity:
+            return
+        self._capacity = max(rows, self._capacity + self._capacity // 2, 64)
+        for name, column in self.columns.items():
+            larger = column.allocate(self._capacity)
+            larger[: len(self._arrays[name])] = self._arrays[name]
+            self._arrays[name] = larger
+
+
+def _grown(array: Array, size: int) -> Array:
+    """`array` itself when it holds `size` elements, else a copy with half as much again to spare."""
+    if size <= len(array):
+        return array
+    larger = np.zeros(max(size, len(array) + len(array) // 2), array.dtype)
+    larger[: len(array)] = array
+    return larger
