@@ -18,15 +18,14 @@ class LearnerConfig:
     """Settings of the learner. Raises `ValueError` naming the field and the value when one cannot work.
 
     `dim`: length of a vector. `sequence_length`: how many of a user's last clicks are looked at.
-    `learning_rate`: AdaGrad step of vectors; `bias_rate`, `priority_rate`: of item biases, of position and type priorities.
-    `negatives`: most shared negatives per block; `block`: clicks per mini-batch.
-    `type_priorities`: where each event type starts (case does not matter), others at `default_type_priority`; event types
-    beyond `type_limit` share one row. `half_lives_hours`: of the popularity counters; `baseline_half_life`: which of them
-    is the yardstick. `accumulator_start`, `accumulator_decay`: of AdaGrad's sums of squares.
-    `ridge`, `fisher_decay`, `weight_step_clicks`: of the natural-gradient step of the global weights.
-    `long_ring`, `short_ring`: how many recent targets negatives are drawn from.
-    `score_share`: cost of scoring as a share of the cost of learning (0: no scoring); `score_fraction`: score this fraction
-    of all clicks instead, whatever it costs.
+    `learning_rate`: AdaGrad step of vectors; `bias_rate`, `priority_rate`: of item biases, of position and type
+    priorities. `negatives`: most shared negatives per block; `block`: clicks per mini-batch. `type_priorities`: where
+    each event type starts (case does not matter), others at `default_type_priority`; event types beyond `type_limit`
+    share one row. `half_lives_hours`: of the popularity counters; `baseline_half_life`: which of them is the
+    yardstick. `accumulator_start`, `accumulator_decay`: of AdaGrad's sums of squares. `ridge`, `fisher_decay`,
+    `weight_step_clicks`: of the natural-gradient step of the global weights. `long_ring`, `short_ring`: how many
+    recent targets negatives are drawn from. `score_share`: cost of scoring as a share of the cost of learning (0: no
+    scoring); `score_fraction`: score this fraction of all clicks instead, whatever it costs.
     """
 
     dim: int = 64
@@ -57,8 +56,8 @@ class LearnerConfig:
         object.__setattr__(self, "half_lives_hours", tuple(float(hours) for hours in self.half_lives_hours))
         for name, (low, high) in _WHOLE.items():
             self._check_whole(name, low, high)
-        for name, (low, high) in _REAL.items():
-            _check_real(name, getattr(self, name), low, high)
+        for name, (least, most) in _REAL.items():
+            _check_real(name, getattr(self, name), least, most)
         self._check_priorities()
         self._check_half_lives()
         if self.score_fraction is not None:

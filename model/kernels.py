@@ -1,8 +1,9 @@
 """Compiled arithmetic over one block of clicks: arrays in, results into arrays that the caller gave.
 
-A kernel trusts its input: rows in range, C-contiguous arrays, the dtypes named here. Names used throughout: B clicks in the
-block, d the dimension, K the sequence length, C = K + 1 own candidates, M shared negatives, P popularity counters,
-X = d + P + 1 columns of the extended rows [vector | popularity features | bias], so that one matrix product gives a logit.
+A kernel trusts its input: rows in range, C-contiguous arrays, the dtypes named here. Names used throughout: B clicks
+in the block, d the dimension, K the sequence length, C = K + 1 own candidates, M shared negatives, P popularity
+counters, X = d + P + 1 columns of the extended rows [vector | popularity features | bias], so that one matrix product
+gives a logit.
 
 numba keys its cache on disk by the file of a kernel, not by the files that it calls into: **a kernel may only call
 kernels of its own file**, else an upgrade could run stale machine code.
@@ -38,7 +39,9 @@ def kernel(function: F) -> F:
 
 def compiled() -> int:
     """How many kernels this process had to compile because the cache on disk did not have them."""
-    return sum(sum(dispatcher.stats.cache_misses.values()) for dispatcher in _dispatchers if hasattr(dispatcher, "stats"))
+    return sum(
+        sum(dispatcher.stats.cache_misses.values()) for dispatcher in _dispatchers if hasattr(dispatcher, "stats")
+    )
 
 
 def loaded() -> int:
@@ -47,7 +50,7 @@ def loaded() -> int:
 
 
 @kernel
-def _dot(left: Float32, a: int, right: Float32, b: int, size: int) -> float:
+def _dot(left: Float32, a: int, right: Float32, b: int, size: int) -> np.float32:
     """left[a, :size] . right[b, :size] in eight running sums, which the compiler turns into vector registers."""
     s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.float32(0.0)
     whole = size - size % 8
@@ -62,7 +65,7 @@ def _dot(left: Float32, a: int, right: Float32, b: int, size: int) -> float:
         s7 += left[a, j + 7] * right[b, j + 7]
     for j in range(whole, size):
         s0 += left[a, j] * right[b, j]
-    return ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
+    return np.float32(((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7)))
 
 
 @kernel
@@ -77,7 +80,7 @@ def combine(
     known_users: int,
     h: Float32,
 ) -> None:
-    """h [B, d] = sum_k positions[k] * priorities[kind_k] * inputs[item_k] + vectors[user].
+    """Write h [B, d] = sum_k positions[k] * priorities[kind_k] * inputs[item_k] + vectors[user].
 
     `clicked`, `kinds` int32 [B, K], newest first, clicked -1 where there is none or it is masked: such holes are
     skipped, never the end. Users beyond `known_users` are masked.
@@ -99,9 +102,15 @@ def combine(
 
 @kernel
 def extend(
-    rows: Int32, vectors: Float32, biases: Float32, log_counts: Float64, totals: Float64, correction: Float32, out: Float32
+    rows: Int32,
+    vectors: Float32,
+    biases: Float32,
+    log_counts: Float64,
+    totals: Float64,
+    correction: Float32,
+    out: Float32,
 ) -> None:
-    """out [M, X] = [vector | popularity features | bias - correction] of the items `rows` int32 [M]."""
+    """Write out [M, X] = [vector | popularity features | bias - correction] of the items `rows` int32 [M]."""
     d, counters = vectors.shape[1], totals.shape[0]
     for m in range(rows.shape[0]):
         row = rows[m]
@@ -114,7 +123,7 @@ def extend(
 
 @kernel
 def own_candidates(targets: Int32, clicked: Int32, own: Int32) -> None:
-    """own [B, C] = the target, then the distinct other items of the context, then -1."""
+    """Write own [B, C] = the target, then the distinct other items of the context, then -1."""
     for b in range(own.shape[0]):
         own[b, 0] = targets[b]
         count = 1
@@ -142,7 +151,7 @@ def own_logits(
     features: Float32,
     logits: Float32,
 ) -> None:
-    """logits [B, C] of the own candidates (-inf where there is none), features [B, C, P] their popularity.
+    """Write logits [B, C] of the own candidates (-inf where there is none), features [B, C, P] their popularity.
 
     logit = hx . [vector | features | bias] + sum of repeats[k] over the places k of the context that hold the item.
     """
@@ -165,7 +174,7 @@ def own_logits(
 
 @kernel
 def mask_own(own: Int32, slots: Int32, logits: Float32) -> None:
-    """Take out of logits [B, M] the negatives that are own candidates of the click: `slots` [items], -1 or the column."""
+    """Mask in logits [B, M] the negatives that are own candidates; `slots` [items] is -1 or the negative's column."""
     for b in range(own.shape[0]):
         for c in range(own.shape[1]):
             if own[b, c] >= 0 and slots[own[b, c]] >= 0:
@@ -186,7 +195,7 @@ def own_backward(
 ) -> None:
     """Add the own candidates to dhx [B, X], and write dweights [B, 1 + P + K], the gradient of the global weights.
 
-    On entry dhx holds what the negatives gave. A target that is new in this batch says nothing about the global weights.
+    On entry dhx holds what the negatives gave. A target new in this batch says nothing about the global weights.
     """
     d, counters = vectors.shape[1], features.shape[2]
     for b in range(own.shape[0]):
@@ -218,7 +227,7 @@ def priority_gradients(
     priorities: Float32,
     inputs: Float32,
     dhx: Float32,
-    scale: float,
+    scale: np.float32,
     dpositions: Float64,
     dpriorities: Float64,
 ) -> None:
@@ -234,7 +243,14 @@ def priority_gradients(
 
 @kernel
 def _descend(
-    rows: Float32, sums: Float32, row: int, gradient: Float32, b: int, weight: float, square: float, steps: Float32
+    rows: Float32,
+    sums: Float32,
+    row: int,
+    gradient: Float32,
+    b: int,
+    weight: np.float32,
+    square: np.float32,
+    steps: Float32,
 ) -> None:
     """Row-wise AdaGrad: rows[row] -= step * weight * gradient[b], where `square` is the mean square of that gradient.
 
@@ -247,7 +263,7 @@ def _descend(
 
 
 @kernel
-def _mean_square(rows: Float32, b: int, size: int) -> float:
+def _mean_square(rows: Float32, b: int, size: int) -> np.float32:
     return np.float32(_dot(rows, b, rows, b, size) / size)
 
 
@@ -266,7 +282,8 @@ def update_outputs(
     bias_rate: float,
 ) -> None:
     """Move the items' output vectors and biases: each negative once with its summed gradient drows [M, X], then each
-    own candidate of each click by gradients [B, C], in order. All gradients were taken before the first row moved."""
+    own candidate of each click by gradients [B, C], in order. All gradients were taken before the first row moved.
+    """
     d = vectors.shape[1]
     for m in range(rows.shape[0]):
         _descend(vectors, vector_sums, rows[m], drows, m, np.float32(1.0), _mean_square(drows, m, d), steps)
@@ -295,7 +312,7 @@ def update_inputs(
     positions: Float32,
     priorities: Float32,
     dhx: Float32,
-    scale: float,
+    scale: np.float32,
     inputs: Float32,
     input_sums: Float32,
     vectors: Float32,

@@ -25,12 +25,14 @@ class Learner:
     """The priority-aware sequence recommender. `score` and `learn` raise `ValueError` for columns that do not fit.
 
     The same batches in the same order give the same state, bit for bit, on one machine with one BLAS thread.
+    `view` is the serving view that was published to last: it alone knows which rows it lacks.
     """
 
     def __init__(self, config: LearnerConfig) -> None:
         self.config = config
         self.state = State(config)
         self.trainer = Trainer(self.state)
+        self.view: object = None
         self._rates = growth_rates(config.half_lives_hours)
         resolve.add_types(self.state, [embedding.OTHER_TYPE, *config.type_priorities])
 

@@ -14,8 +14,8 @@ from model.batch import Float32, Float64
 def softmax_gradient(own: Float32, shared: Float32, weights: Float32) -> Float64:
     """Turn logits into gradients, in place; the loss of each click in nats is answered, float64 [B].
 
-    `own` float32 [B, C], the target in column 0, -inf where there is no candidate; `shared` float32 [B, M], -inf where a
-    negative is masked; `weights` float32 [B] of the clicks (they scale the gradients, not the loss).
+    `own` float32 [B, C], the target in column 0, -inf where there is no candidate; `shared` float32 [B, M], -inf
+    where a negative is masked; `weights` float32 [B] of the clicks (they scale the gradients, not the loss).
     """
     top = own.max(axis=1)
     if shared.shape[1]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model.batch import Float64, Int32, Int64
-from model.parts.popularity import NEVER
+from model.kernels import NEVER
 from model.state import State
 from model.table import Array, Table
 

@@ -59,9 +59,7 @@ def context_scores(read: Readable, clicked: Int32, kinds: Int32, users: Int32) -
     return scores
 
 
-def target_ranks(
-    read: Readable, clicked: Int32, kinds: Int32, users: Int32, targets: Int32
-) -> tuple[Float64, Float64]:
+def target_ranks(read: Readable, clicked: Int32, kinds: Int32, users: Int32, targets: Int32) -> tuple[Float64, Float64]:
     """Ranks of `targets` int32 [B] by the model and by popularity, float64 [B]; inf for items without a row."""
     ranks, popular_ranks = np.full(len(targets), np.inf), np.full(len(targets), np.inf)
     prior, popular = priors(read)
@@ -93,7 +91,9 @@ def recommend(read: Readable, user_id: str, top_n: int) -> list[tuple[str, float
 
 
 def explain(read: Readable, user_id: str, item_id: str) -> list[tuple[str, float]]:
-    """How much each of the user's recent items adds to the item's score, largest first; [] for an unknown user or item."""
+    """How much each of the user's recent items adds to the item's score, largest first; [] for an unknown user or
+    item.
+    """
     user, item = read.users.index.get(user_id), read.items.index.get(item_id)
     if user is None or item is None:
         return []

@@ -1,4 +1,5 @@
-"""Negatives: a mixture of a long ring of recent targets, a short one and the whole catalogue, with its log-Q correction.
+"""Negatives: a mixture of a long ring of recent targets, a short one and the whole catalogue, with its log-Q
+correction.
 
 q_j = .64 c_long^.75 / Z_long + .30 c_short^.75 / Z_short + .06 / items, where c counts the item in a ring and Z sums
 c^.75 over the ring's items. Negatives are distinct; after D draws item j is among them with probability
@@ -42,10 +43,11 @@ def draw_negatives(
     rows: Int32,
     correction: Float32,
 ) -> int:
-    """Draw distinct items into rows int32 [M] and their log inclusion probability into correction; how many is answered.
+    """Draw distinct items into rows int32 [M] and their log inclusion probability into correction; how many is
+    answered.
 
-    `uniforms` [2 * attempts] in [0, 1); rings hold the filled part only; `norms` = (Z_long, Z_short). `slots` [items] is
-    -1 everywhere on entry; on exit it points from each item drawn to its place, and the caller puts it back.
+    `uniforms` [2 * attempts] in [0, 1); rings hold the filled part only; `norms` = (Z_long, Z_short). `slots` [items]
+    is -1 everywhere on entry; on exit it points from each item drawn to its place, and the caller puts it back.
     """
     items, found, draws = slots.shape[0], 0, 0
     for attempt in range(uniforms.shape[0] // 2):

@@ -1,4 +1,4 @@
-"""All that the learner knows, in one object: tables, global weights, memory of the stream, meters, random generators."""
+"""All that the learner knows, in one object: tables, weights, memory of the stream, meters, random generators."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from model.batch import Float32, Float64
 from model.config import LearnerConfig
 from model.drift import Signals
+from model.kernels import NEVER
 from model.parts import embedding, history, popularity
 from model.parts.mixing import Mixing
 from model.sampling import TargetRing
@@ -30,7 +31,7 @@ class State:
         self.positions = embedding.first_positions(config.sequence_length)
         self.position_sums = np.zeros(config.sequence_length, np.float32)
         self.mixing = Mixing(config)
-        self.totals = np.full(len(config.half_lives_hours), popularity.NEVER)
+        self.totals = np.full(len(config.half_lives_hours), NEVER)
         self.ring = TargetRing((config.long_ring, config.short_ring))
         self.signals = Signals()
         self.means = np.zeros((len(MEANS), 2))

@@ -1,6 +1,7 @@
 """A table that grows: one row per id, typed columns, geometric growth, exact views.
 
-Ids are kept twice, as Python strings for look-ups and as one UTF-8 buffer, so that a snapshot of a million ids is a view.
+Ids are kept twice, as Python strings for look-ups and as one UTF-8 buffer, so that a snapshot of a million ids is a
+view.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`width` values of `dtype` per row (0: a flat column), new rows filled with `fill`; scratch columns are not `kept`."""
+    """`width` values of `dtype` per row (0: a flat column), new rows filled with `fill`; scratch columns are not
+    `kept`.
+    """
 
     width: int
     dtype: type[np.generic]
@@ -68,10 +71,12 @@ class Table:
 
     def lookup(self, values: Sequence[str]) -> Int32:
         """Rows of `values`, int32. Values without a row are numbered on from n in the order of their appearance: the
-        rows that `intern` would give them."""
+        rows that `intern` would give them.
+        """
         index, fresh, size = self.index, dict[str, int](), len(self.ids)
         rows = (
-            row if (row := index.get(value)) is not None else fresh.setdefault(value, size + len(fresh)) for value in values
+            row if (row := index.get(value)) is not None else fresh.setdefault(value, size + len(fresh))
+            for value in values
         )
         return np.fromiter(rows, np.int32, len(values))
 

@@ -20,7 +20,8 @@ from model.state import State
 @dataclass(frozen=True, slots=True)
 class Block:
     """B clicks to train on. `clicked`, `kinds` int32 [B, K] are their contexts, `targets`, `users` int32 [B],
-    `weights` float32 [B]. Items and users from `known_items` and `known_users` on are not in a finished batch yet."""
+    `weights` float32 [B]. Items and users from `known_items` and `known_users` on are not in a finished batch yet.
+    """
 
     clicked: Int32
     kinds: Int32
@@ -98,18 +99,16 @@ class Trainer:
         hx = _with_weights(h, scale, popularity)
         extended = self._extend(rows)
         own, logits, features = self._own(block, hx, repeats)
-        shared = hx @ extended.T
+        shared: Float32 = hx @ extended.T
         slots = items["slot"]
         slots[rows] = np.arange(len(rows), dtype=np.int32)
         kernels.mask_own(own, slots, shared)
         slots[rows] = -1
         loss = softmax_gradient(logits, shared, block.weights)
-        dhx = shared @ extended
-        drows = shared.T @ hx
+        dhx: Float32 = shared @ extended
+        drows: Float32 = shared.T @ hx
         dweights = np.empty((len(block), len(state.mixing.values)))
-        kernels.own_backward(
-            own, block.clicked, logits, features, items["vector"], h, block.known_items, dhx, dweights
-        )
+        kernels.own_backward(own, block.clicked, logits, features, items["vector"], h, block.known_items, dhx, dweights)
         dpositions, dpriorities = self._priority_gradients(block, dhx, scale)
         return Gradients(rows, own, logits, hx, dhx, drows, dweights, dpositions, dpriorities, loss)
 
@@ -190,9 +189,7 @@ class Trainer:
     def _move_rows(self, block: Block, found: Gradients, rate: float) -> None:
         state, items, users = self._state, self._state.items, self._state.users
         config = state.config
-        steps = np.array(
-            [rate * config.learning_rate, config.accumulator_start, config.accumulator_decay], np.float32
-        )
+        steps = np.array([rate * config.learning_rate, config.accumulator_start, config.accumulator_decay], np.float32)
         kernels.update_outputs(
             found.rows,
             found.drows,
@@ -234,7 +231,7 @@ class Trainer:
 
 
 def _with_weights(h: Float32, scale: float, popularity: Float32) -> Float32:
-    """hx [B, X] = [scale * h | popularity weights | 1]: its product with an extended row is a logit."""
+    """Rows hx [B, X] = [scale * h | popularity weights | 1]: its product with an extended row is a logit."""
     hx = np.empty((len(h), h.shape[1] + len(popularity) + 1), np.float32)
     np.multiply(h, np.float32(scale), out=hx[:, : h.shape[1]])
     hx[:, h.shape[1] : -1] = popularity

@@ -43,8 +43,8 @@ def contexts(
 ) -> None:
     """The K clicks before each of n clicks, newest first, those of the same batch included, into out_* [n, K].
 
-    Items beyond `known_items` are not yet in a finished batch: they stay as a hole (-1) at their place. `clicks`, `kinds`
-    [users, K] are the stored histories.
+    Items beyond `known_items` are not yet in a finished batch: they stay as a hole (-1) at their place. `clicks`,
+    `kinds` [users, K] are the stored histories.
     """
     length = out_items.shape[1]
     for i in range(users.shape[0]):

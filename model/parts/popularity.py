@@ -1,8 +1,8 @@
-"""Popularity: each item's decayed share of all clicks, at several half-lives, and nothing that costs O(items) per batch.
+"""Popularity: each item's decayed share of all clicks, at several half-lives; no batch costs O(items).
 
-A click at time t adds 2^(t / half-life) to its item's count and to the total; the weights of newer clicks grow instead of
-those of older ones fading, so that no count is touched unless its item is clicked. Counts are kept as natural logarithms:
-log share = log count - log total, whatever the time of reading.
+A click at time t adds 2^(t / half-life) to its item's count and to the total; the weights of newer clicks grow
+instead of those of older ones fading, so that no count is touched unless its item is clicked. Counts are kept as
+natural logarithms: log share = log count - log total, whatever the time of reading.
 """
 
 from __future__ import annotations
@@ -58,7 +58,13 @@ def count_clicks(items: Int32, times: Float64, rates: Float64, log_counts: Float
 
 @kernel
 def prior_scores(
-    log_counts: Float64, totals: Float64, weights: Float32, biases: Float32, baseline: int, prior: Float32, popular: Float32
+    log_counts: Float64,
+    totals: Float64,
+    weights: Float32,
+    biases: Float32,
+    baseline: int,
+    prior: Float32,
+    popular: Float32,
 ) -> None:
     """Of every item [n]: prior = bias + weights . popularity features, and popular = the log share at one half-life."""
     for j in range(prior.shape[0]):

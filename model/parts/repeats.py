@@ -1,4 +1,4 @@
-"""Repeats: a learned weight for "this is the item k clicks ago". Large where people return, negative where they never do."""
+"""Repeats: a learned weight for "this is the item k clicks ago", large where people return, else negative."""
 
 from __future__ import annotations
 

@@ -1,0 +1,146 @@
+"""A learner as named arrays and back: what a checkpoint is made of. Views out, copies in, nothing that can run code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from model.batch import Strings
+from model.config import LearnerConfig
+from model.learner import Learner
+from model.state import State
+from model.table import Array, Table
+
+FORMAT = 1
+"""Raised whenever an older reader could misread what a newer writer wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """`parts`: arrays by part ("users", "items", "types", "weights", "rings") and name. `ids`: of the rows of "users",
+    "items", "types", in order. `meta`: plain values that JSON can carry: format, config, random generators.
+
+    What `dump` returns are views: they change when the learner learns on. Copy or write them before that.
+    """
+
+    parts: dict[str, dict[str, Array]]
+    ids: dict[str, Strings]
+    meta: dict[str, Any]
+
+
+def dump(learner: Learner) -> Snapshot:
+    """The learner's whole state, exactly the rows in use, nothing copied."""
+    state = learner.state
+    parts: dict[str, dict[str, Array]] = {name: table.kept() for name, table in _tables(state).items()}
+    parts["weights"] = dict(state.arrays())
+    parts["rings"] = {"long": state.ring.filled(0), "short": state.ring.filled(1), "pushed": state.ring.pushed}
+    meta = {
+        "format": FORMAT,
+        "config": state.config.to_dict(),
+        "learn_random": state.learn_random.bit_generator.state,
+        "score_random": state.score_random.bit_generator.state,
+    }
+    return Snapshot(parts, {name: table.strings for name, table in _tables(state).items()}, meta)
+
+
+def load(snapshot: Snapshot) -> Learner:
+    """A learner that goes on exactly where the dumped one stood. Raises `ValueError` naming what does not fit."""
+    if snapshot.meta.get("format") != FORMAT:
+        raise ValueError(f"snapshot format {snapshot.meta.get('format')!r}: this version reads format {FORMAT}")
+    learner = Learner(LearnerConfig.from_dict(_entry(snapshot.meta, "config", "meta")))
+    state = learner.state
+    for name, table in _tables(state).items():
+        _fill_table(name, table, _entry(snapshot.ids, name, "ids"), _entry(snapshot.parts, name, "parts"))
+    _fill_part("weights", dict(state.arrays()), _entry(snapshot.parts, "weights", "parts"))
+    _fill_rings(state, _entry(snapshot.parts, "rings", "parts"))
+    _check_rows(state)
+    for name in ("learn_random", "score_random"):
+        _fill_random(name, getattr(state, name), _entry(snapshot.meta, name, "meta"))
+    return learner
+
+
+def digest(learner: Learner) -> str:
+    """sha256 in hex over all that `dump` returns, names, shapes and dtypes included: equal for equal states."""
+    snapshot, total = dump(learner), hashlib.sha256()
+    total.update(json.dumps(snapshot.meta, sort_keys=True).encode())
+    named = {f"{part}/{name}": array for part, arrays in snapshot.parts.items() for name, array in arrays.items()}
+    for name, ids in snapshot.ids.items():
+        named |= {f"ids/{name}/data": ids.data, f"ids/{name}/offsets": ids.offsets}
+    for name, array in sorted(named.items()):
+        total.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
+
+
+def _tables(state: State) -> dict[str, Table]:
+    return {"users": state.users, "items": state.items, "types": state.types}
+
+
+def _entry(mapping: dict[str, Any], name: str, where: str) -> Any:
+    if name not in mapping:
+        raise ValueError(f"snapshot {where} lack {name!r}: the checkpoint is damaged or from another format")
+    return mapping[name]
+
+
+def _fill_table(name: str, table: Table, ids: Strings, part: dict[str, Array]) -> None:
+    values = ids.tolist()
+    own = len(table)
+    if values[:own] != table.ids:
+        raise ValueError(f"snapshot ids {name!r} begin with {values[:own]!r}, the config makes them {table.ids!r}")
+    if len(set(values)) != len(values):
+        raise ValueError(f"snapshot ids {name!r} are not distinct")
+    table.append(values[own:])
+    _fill_part(name, table.kept(), part)
+
+
+def _fill_part(part: str, wanted: dict[str, Array], given: dict[str, Array]) -> None:
+    if wanted.keys() != given.keys():
+        odd = sorted(wanted.keys() ^ given.keys())
+        raise ValueError(f"snapshot part {part!r}: {odd[0]!r} is missing or unknown")
+    for name, array in wanted.items():
+        _check_array(f"{part}/{name}", given[name], array)
+        array[...] = given[name]
+
+
+def _check_array(name: str, given: Array, wanted: Array) -> None:
+    if given.dtype != wanted.dtype or given.shape != wanted.shape:
+        raise ValueError(
+            f"snapshot array {name!r} is {given.dtype} {given.shape}, but must be {wanted.dtype} {wanted.shape}"
+        )
+
+
+def _fill_rings(state: State, part: dict[str, Array]) -> None:
+    pushed = _entry(part, "pushed", "part 'rings'")
+    _check_array("rings/pushed", pushed, state.ring.pushed)
+    if pushed.min() < 0:
+        raise ValueError(f"snapshot array 'rings/pushed' is {pushed.tolist()}, but counts cannot be negative")
+    state.ring.pushed[:] = pushed
+    wanted: dict[str, Array] = {
+        "long": state.ring.filled(0),
+        "short": state.ring.filled(1),
+        "pushed": state.ring.pushed,
+    }
+    _fill_part("rings", wanted, part)
+
+
+def _check_rows(state: State) -> None:
+    """Row numbers inside arrays must point into the tables: kernels trust them."""
+    for name, rows, least, size in (
+        ("users/clicks", state.users["clicks"], -1, len(state.items)),
+        ("users/kinds", state.users["kinds"], 0, len(state.types)),
+        ("rings/long", state.ring.filled(0), 0, len(state.items)),
+        ("rings/short", state.ring.filled(1), 0, len(state.items)),
+    ):
+        if rows.size and not least <= rows.min() <= rows.max() < size:
+            raise ValueError(f"snapshot array {name!r} has rows from {rows.min()} to {rows.max()}, of {size}")
+
+
+def _fill_random(name: str, generator: np.random.Generator, state: Any) -> None:
+    try:
+        generator.bit_generator.state = state
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"snapshot meta {name!r} is no state of a PCG64 generator: {error!r}") from error
