@@ -168,7 +168,7 @@ def test_unlisted_is_refused(meter: Meter, verb: str, name: str, labels: dict[st
 
 def test_counters_cannot_fall(meter: Meter) -> None:
     """A negative amount is refused."""
-    with pytest.raises(ValueError, match="(?i)counter"):
+    with pytest.raises(ValueError, match=r"(?i)counter"):
         meter.add("headrace_batches_total", -1.0, cut="rows")
 
 

@@ -1,0 +1,109 @@
+"""The log: lines for people or JSON for machines, on standard error, with secrets masked wherever they turn up.
+
+`configure` once at the start; then `structlog.get_logger()` anywhere. What libraries say through `logging` takes the
+same way out.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any, Final, Literal, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+MASK: Final = "********"
+LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_SECRET_KEY: Final = re.compile(
+    r"password|passwd|secret|token|credential|authorization|access_?key|api_?key", re.IGNORECASE
+)
+_SECRET_URL: Final = re.compile(r"(?<=://)[^/@\s\"']+(?=@)")
+# These tell at `info` what Headrace itself tells better, or tell far too much.
+_CHATTY: Final = ("boto3", "botocore", "kafka", "ray", "s3transfer", "urllib3", "uvicorn")
+
+
+def configure(
+    level: Literal["debug", "info", "warning", "error"] = "info",
+    style: Literal["console", "json"] = "console",
+    secrets: Iterable[str] = (),
+    out: TextIO | None = None,
+) -> None:
+    """Send every log line of this process to `out` (standard error), from `level` on. May be called again.
+
+    `secrets`: texts that are masked wherever they occur, tracebacks included.
+    """
+    out = out if out is not None else sys.stderr
+    shared = _shared_processors()
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        # Loggers are made at import, before this: caching them would keep what they found then.
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(_Masking(shared, _renderer(style, out), secrets))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(LEVELS[level])
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(LEVELS[level], logging.WARNING))
+
+
+class _Masking(structlog.stdlib.ProcessorFormatter):
+    """Renders an entry, then masks the known secrets in the finished line: nothing can be hidden from it by nesting."""
+
+    def __init__(self, shared: list[Processor], render: list[Processor], secrets: Iterable[str]) -> None:
+        drop = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+        super().__init__(foreign_pre_chain=shared, processors=[drop, _mask_keys, _event_first, *render])
+        # In JSON a secret with a quote in it looks different. Short ones would mask half the language.
+        spellings = {form for secret in secrets for form in (secret, json.dumps(secret)[1:-1], repr(secret)[1:-1])}
+        self._secrets = sorted((text for text in spellings if len(text) >= 4), key=len, reverse=True)
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = _SECRET_URL.sub(MASK, super().format(record))
+        for secret in self._secrets:
+            line = line.replace(secret, MASK)
+        return line
+
+
+def _shared_processors() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        structlog.processors.StackInfoRenderer(),
+    ]
+
+
+def _renderer(style: str, out: TextIO) -> list[Processor]:
+    if style == "json":
+        return [
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
+        ]
+    colors = out.isatty()
+    plain = structlog.dev.plain_traceback
+    return [
+        structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="time", sort_keys=False, exception_formatter=plain)
+    ]
+
+
+def _mask_keys(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Mask values whose name says that they are secret."""
+    for key, value in event.items():
+        if value and _SECRET_KEY.search(key):
+            event[key] = MASK
+    return event
+
+
+def _event_first(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """What happened, how bad, when; then the rest."""
+    first: dict[str, Any] = {key: event.pop(key) for key in ("event", "level", "time") if key in event}
+    return {**first, **event}
