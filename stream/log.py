@@ -65,7 +65,9 @@ class _Masking(structlog.stdlib.ProcessorFormatter):
         self._secrets = sorted((text for text in spellings if len(text) >= 4), key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:
-        line = _SECRET_URL.sub(MASK, super().format(record))
+        # A lone surrogate (a broken file name) cannot be written out.
+        line = super().format(record).encode("utf-8", "backslashreplace").decode()
+        line = _SECRET_URL.sub(MASK, line)
         for secret in self._secrets:
             line = line.replace(secret, MASK)
         return line
@@ -84,15 +86,20 @@ def _shared_processors() -> list[Processor]:
 
 def _renderer(style: str, out: TextIO) -> list[Processor]:
     if style == "json":
-        return [
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
-        ]
+        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_to_json)]
     colors = out.isatty()
     plain = structlog.dev.plain_traceback
     return [
         structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="time", sort_keys=False, exception_formatter=plain)
     ]
+
+
+def _to_json(entry: EventDict, **_: Any) -> str:
+    """Strict JSON whatever the values: NaN, which a loss can be and JSON has not, becomes its name."""
+    try:
+        return json.dumps(entry, default=str, ensure_ascii=False, allow_nan=False)
+    except (ValueError, TypeError):
+        return json.dumps({str(key): str(value) for key, value in entry.items()}, ensure_ascii=False)
 
 
 def _mask_keys(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -135,10 +135,12 @@ def test_context() -> None:
 def test_odd_values() -> None:
     """Values that JSON has not, and text that is no UTF-8, break no line."""
     out = written("json")
-    early.info("odd", object=object(), raw=b"\xff\x00", number=float("nan"), text="\ud800 line\nbreak")
+    early.info("odd", object=object(), raw=b"\xff\x00", text="\ud800 line\nbreak")
+    early.info("no number", loss=float("nan"), rows={(1, 2): 3})
     out.getvalue().encode(errors="strict")
 
-    assert len(entries(out)) == 1
+    assert [entry["event"] for entry in entries(out)] == ["odd", "no number"]
+    assert entries(out)[1]["loss"] == "nan"
 
 
 def test_configured_again() -> None:
