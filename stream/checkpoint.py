@@ -70,7 +70,7 @@ def write(store: ObjectStore, layout: Layout, manifest: Manifest, files: Mapping
     parts = tuple(_put_part(store, layout.checkpoint(manifest.seq), name, path) for name, path in sorted(files.items()))
     complete = Manifest(**{**_shallow(manifest), "parts": parts})
     try:
-        store.put(layout.manifest(manifest.seq), msgspec.json.encode(complete, order="sorted"), if_absent=True)
+        store.put(layout.manifest(manifest.seq), msgspec.json.encode(complete), if_absent=True)
     except PreconditionFailed:
         pass
     return complete

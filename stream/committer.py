@@ -100,7 +100,7 @@ class Committer:
         batch, event_ids = staged.to_batch(tables)
         duplicates = sum(map(len, deduped.duplicates))
         planned = PlannedBatch(plan, self._planner.head.sha256, batch, event_ids, len(rejects), duplicates)
-        watch.lap("batch")
+        watch.lap("assemble")
         return Committed(planned, watch.seconds, _by_reason(rejects))
 
     def _stage_all(

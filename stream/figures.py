@@ -20,12 +20,14 @@ _QUALITY = {
 
 
 class Figures:
-    """Feeds the meter. `seq`: the newest plan whose learning has been counted."""
+    """Feeds the meter. `seq`: the newest plan learned; `trained_at`: when, in seconds since the epoch, 0 if never."""
 
-    def __init__(self, meter: Meter, clock: Clock, seq: int = -1) -> None:
+    def __init__(self, meter: Meter, clock: Clock) -> None:
+        self.seq = -1
+        self.trained_at = 0.0
         self._meter = meter
         self._clock = clock
-        self._counted = seq
+        self._counted = -1
         self._pending: dict[int, tuple[int, int]] = {}
         self._newest_ms = 0
 
@@ -52,6 +54,7 @@ class Figures:
         """A plan was learned, or learned again."""
         if report.learned is None or report.scores is None:
             return
+        self.seq = report.seq
         self._state(report)
         self._meter.add("headrace_learned_events_total", report.learned.clicks)
         if report.seq <= self._counted:
@@ -119,7 +122,8 @@ class Figures:
             self._meter.set("headrace_table_rows", rows, table=table)
         self._meter.set("headrace_learned_seq", report.seq)
         if report.learned.clicks:
-            self._meter.set("headrace_last_trained_timestamp_seconds", self._clock.now())
+            self.trained_at = self._clock.now()
+            self._meter.set("headrace_last_trained_timestamp_seconds", self.trained_at)
         self._newest_ms = max(self._newest_ms, report.newest_ms)
 
     def _age(self, stage: str, event_ms: int) -> None:

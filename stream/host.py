@@ -7,11 +7,12 @@ happen on others: they work on the serving view and on a frozen copy.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +35,8 @@ from stream.partfiles import Arrays, last, read_arrays, read_ids, write_arrays, 
 from stream.ports import ObjectStore
 
 STREAM_PART = "stream"
-IDS = "ids"
+IDS = "ids.parquet"
+MODEL = "model.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ class _Begun:
 
     frozen: Frozen
     folder: Path
-    ids: Mapping[str, Sequence[str]]
+    ids: Mapping[str, Strings]
+    model: Mapping[str, Any]
     manifest: checkpoint.Manifest
     since: float
     stall_seconds: float
@@ -110,16 +113,17 @@ class LearnerHost:
         files = {**dumped.parts, STREAM_PART: self._stream_arrays()}
         folder = scratch()
         frozen = Frozen(lambda: write_arrays(files, folder))
-        manifest = self._manifest(dumped.meta)
+        manifest = self._manifest()
         stall = time.monotonic() - since
-        self._begun.append(_Begun(frozen, folder, dumped.ids, manifest, since, stall))
+        self._begun.append(_Begun(frozen, folder, dumped.ids, dumped.meta, manifest, since, stall))
 
     def finish_checkpoint(self) -> CheckpointRef:
         """Upload the oldest checkpoint begun. Raises what the store raises, or FreezeFailed; the model is unharmed."""
         begun = self._begun.popleft()
         try:
             begun.frozen.wait()
-            write_ids(begun.ids, begun.folder / f"{IDS}.parquet")
+            write_ids(begun.ids, begun.folder / IDS)
+            (begun.folder / MODEL).write_text(json.dumps(begun.model))
             files = {path.name: path for path in begun.folder.iterdir()}
             layout = self._config.layout
             manifest = checkpoint.write(self._config.store, layout, begun.manifest, files)
@@ -148,7 +152,7 @@ class LearnerHost:
     def state_sha256(self) -> str:
         """Hex SHA-256 over model and position."""
         at = self._position
-        position = msgspec.json.encode([at.seq, at.plan_sha256, at.epoch, at.next_offsets, at.totals], order="sorted")
+        position = msgspec.json.encode([at.seq, at.plan_sha256, at.epoch, sorted(at.next_offsets.items()), at.totals])
         window = self._stream_arrays()
         state = hashlib.sha256(snapshot.digest(self._learner).encode() + position)
         for name in sorted(window):
@@ -223,15 +227,15 @@ class LearnerHost:
         store = self._config.store
         data = {part.name: checkpoint.read_part(store, part) for part in manifest.parts}
         try:
-            ids = read_ids(data.pop(f"{IDS}.parquet"))
+            ids, model = read_ids(data.pop(IDS)), json.loads(data.pop(MODEL))
             parts = read_arrays(data)
             stream = parts.pop(STREAM_PART)
-            learner = snapshot.load(snapshot.Snapshot(parts, ids, dict(manifest.metadata["model"])))
+            learner = snapshot.load(snapshot.Snapshot(parts, ids, model))
         except Exception as error:  # whatever a foreign or old checkpoint makes the readers say
             raise CheckpointInvalid(f"checkpoint {manifest.seq} cannot be loaded: {error}") from error
         return learner, Strings(stream["window_data"][:-1], stream["window_offsets"])
 
-    def _manifest(self, model: Mapping[str, Any]) -> checkpoint.Manifest:
+    def _manifest(self) -> checkpoint.Manifest:
         position, rows, quality = self._position, self._learner.rows(), self._learner.quality()
         metadata = {
             "training_mode": "stream",
@@ -241,7 +245,6 @@ class LearnerHost:
             "last_updated": datetime.now(UTC).isoformat(timespec="seconds"),
             "total_training_samples": position.totals.trained,
             "quality": quality,
-            "model": model,
         }
         return checkpoint.Manifest(
             checkpoint.FORMAT,

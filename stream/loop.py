@@ -7,6 +7,7 @@ back) runs on the executor, one job at a time, in order. Numbers in comments are
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -90,6 +91,11 @@ class Loop:
         """The source has ended and all it gave is learned."""
         return self._crew.source.exhausted() and self.idle
 
+    def waiting_for(self) -> list[str]:
+        """Why clicks are not being learned just now; empty when they are."""
+        reasons = ["the learner was lost and is being brought back"] if self._reviving is not None else []
+        return [*reasons, *(["reading is paused: the buffer is full"] if self._paused else [])]
+
     def turn(self, *, draining: bool = False) -> None:
         """One turn, at most about a second. Raises what must stop the process: Fenced, StoreRefused, SourceRefused, ..."""
         now = self._crew.clock.monotonic()
@@ -105,9 +111,10 @@ class Loop:
 
     def checkpoint(self) -> None:
         """Begin a checkpoint of all that was learned since the last, if anything was and none is being written."""
-        if self._cadence.pending and not self._checkpointing and self._reviving is None:
+        now = self._crew.clock.monotonic()
+        if self._cadence.allowed(now) and not self._checkpointing and self._reviving is None:
             self._crew.learner.begin_checkpoint()
-            self._cadence.begun(self._crew.clock.monotonic())
+            self._cadence.begun(now)
             self._checkpointing = True
 
     @property
@@ -190,8 +197,8 @@ class Loop:
             if self._collecting is None or self._collecting.done():
                 self._collecting = self._crew.executor.submit(self._collect_garbage)  # 14
         else:
-            self._cadence.learned()  # still owed
-            log.error("checkpoint not written, the next one is due later", reason=report.reason)
+            self._cadence.failed(self._crew.clock.monotonic())
+            log.error("checkpoint not written, the next try is due soon", reason=report.reason)
 
     def _collect_garbage(self) -> None:
         try:
@@ -243,13 +250,14 @@ class Loop:
         )
 
 
-def drain(loop: Loop, clock: Clock, deadline: float) -> bool:
+def drain(loop: Loop, clock: Clock, deadline: float, beat: Callable[[], None]) -> bool:
     """Learn and checkpoint what has arrived, until `deadline` (monotonic seconds). True when all of it is safe.
 
-    What is not is no loss: committed plans are replayed at the next start, and the rest is still at the source.
+    `beat` is called after each turn. What is not safe is no loss: committed plans are replayed at the next start, and the rest is still at the source.
     """
     while clock.monotonic() < deadline:
         loop.turn(draining=True)
+        beat()
         if loop.idle:
             if loop.settled:
                 return True

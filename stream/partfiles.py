@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors.numpy import load, save_file
 
@@ -32,18 +33,19 @@ def read_arrays(files: Mapping[str, bytes]) -> dict[str, Arrays]:
     return {name.removesuffix(_ENDING): load(data) for name, data in files.items()}
 
 
-def write_ids(ids: Mapping[str, Sequence[str]], path: Path) -> None:
-    """All id tables in one Parquet file, rows in table order, so that row k of a table is its k-th id."""
-    names = pa.array([name for name in sorted(ids) for _ in range(len(ids[name]))], pa.string())
-    values = pa.array([value for name in sorted(ids) for value in ids[name]], pa.string())
-    pq.write_table(pa.table([names, values], _IDS), path, compression="zstd", compression_level=1)
+def write_ids(ids: Mapping[str, Strings], path: Path) -> None:
+    """All id tables in one Parquet file, one row group each, in order: row k of a table is its k-th id."""
+    with pq.ParquetWriter(path, _IDS, compression="zstd", compression_level=1) as writer:
+        for name in sorted(ids):
+            column = _text(ids[name])
+            writer.write_table(pa.table([pa.array([name] * len(column), pa.string()), column], _IDS))
 
 
-def read_ids(data: bytes) -> dict[str, list[str]]:
-    """Id lists by table name; a table without ids is absent."""
+def read_ids(data: bytes) -> dict[str, Strings]:
+    """Ids by table name; a table without ids is absent."""
     table = pq.read_table(io.BytesIO(data), schema=_IDS)
-    names = table["table"].combine_chunks().dictionary_encode()
-    return {name: table.filter(pa.compute.equal(table["table"], name))["id"].to_pylist() for name in _distinct(names)}
+    names = pc.unique(table["table"]).to_pylist()
+    return {str(name): Strings.of(table.filter(pc.equal(table["table"], name))["id"].to_pylist()) for name in names}
 
 
 def last(chunks: Sequence[Strings], limit: int) -> Strings:
@@ -56,6 +58,7 @@ def last(chunks: Sequence[Strings], limit: int) -> Strings:
     return Strings(data[len(data) - int(offsets[-1]) :], offsets)
 
 
-def _distinct(encoded: pa.Array | pa.ChunkedArray) -> list[str]:
-    array = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
-    return [str(name) for name in array.dictionary.to_pylist()] if len(array) else []
+def _text(strings: Strings) -> pa.Array:
+    """Strings as an Arrow column, without making Python objects of them."""
+    buffers = [None, pa.py_buffer(strings.offsets), pa.py_buffer(np.ascontiguousarray(strings.data))]
+    return pa.Array.from_buffers(pa.large_string(), len(strings), buffers).cast(pa.string())

@@ -11,7 +11,8 @@ class CheckpointPolicy:
     """A checkpoint is due after `batches` plans or `seconds`, whichever comes first, if anything was learned since.
 
     `kept`: complete checkpoints that stay; everything below the oldest of them may be collected once it is older than
-    `grace_seconds` (someone may be reading it). `archive`: keep the collected clicks, compacted.
+    `grace_seconds` (someone may be reading it). `archive`: keep the collected clicks, compacted. After a failure the next
+    try waits `retry_seconds`.
     """
 
     batches: int = 200
@@ -19,6 +20,7 @@ class CheckpointPolicy:
     kept: int = 3
     grace_seconds: float = 3600.0
     archive: bool = True
+    retry_seconds: float = 5.0
 
 
 class CheckpointCadence:
@@ -28,6 +30,7 @@ class CheckpointCadence:
         self._policy = policy
         self._begun = now
         self._batches = 0
+        self._not_before = now
 
     def learned(self, batches: int = 1) -> None:
         """Count plans learned."""
@@ -40,14 +43,22 @@ class CheckpointCadence:
 
     def due(self, now: float) -> bool:
         """Whether to begin a checkpoint. `now`: monotonic seconds."""
-        return self._batches >= self._policy.batches or (
-            self._batches > 0 and now - self._begun >= self._policy.seconds
-        )
+        full = self._batches >= self._policy.batches or now - self._begun >= self._policy.seconds
+        return full and self.allowed(now)
+
+    def allowed(self, now: float) -> bool:
+        """Whether a checkpoint makes sense at all: something is new, and no failure is too recent."""
+        return self._batches > 0 and now >= self._not_before
 
     def begun(self, now: float) -> None:
         """A checkpoint was begun."""
         self._begun = now
         self._batches = 0
+
+    def failed(self, now: float) -> None:
+        """It was not written: it is still owed, but not at once."""
+        self._batches += self._policy.batches
+        self._not_before = now + self._policy.retry_seconds
 
 
 @dataclass(frozen=True, slots=True)

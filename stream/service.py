@@ -1,0 +1,164 @@
+"""The long-running service, put together from ports: open, turn, drain, close. The command line and the demo run it."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import structlog
+
+from stream.api import Answer, Health
+from stream.collector import Collector
+from stream.committer import Committer, Desk
+from stream.decode import DecodeRules
+from stream.dedupe import Window
+from stream.errors import DrainIncomplete
+from stream.events import Recommendation
+from stream.figures import Figures
+from stream.loop import Crew, Loop, Rhythm, drain
+from stream.naming import Layout
+from stream.opening import Opened, Opening, Start
+from stream.patience import Patience
+from stream.planner import Slots
+from stream.policy import Backoff
+from stream.ports import Clock, DeadLetters, EventSource, LiveLearner, Meter, ObjectStore
+def probe(*a): pass
+from stream.recovery import Archive
+
+log = structlog.get_logger()
+LIVE_SECONDS = 30.0
+"""A loop that has not turned for this long hangs: liveness fails, and the process is restarted."""
+_STAGERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """The world, as ports."""
+
+    source: EventSource
+    dead_letters: DeadLetters
+    store: ObjectStore
+    learner: LiveLearner
+    clock: Clock
+    meter: Meter
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What the service is told to do. `drain_seconds`: how long stopping may take."""
+
+    layout: Layout
+    topic: str
+    rules: DecodeRules = field(default_factory=DecodeRules)
+    rhythm: Rhythm = field(default_factory=Rhythm)
+    window: int = 100_000
+    start: Start = "earliest"
+    drain_seconds: float = 25.0
+
+
+class Service:
+    """One lineage, one loop. Made and run by one thread; `stop`, `health` and `recommend` may be called by others."""
+
+    def __init__(self, doors: Doors, orders: Orders) -> None:
+        self._doors = doors
+        self._orders = orders
+        self._give_up = threading.Event()
+        self._stopping = threading.Event()
+        self._worker = ThreadPoolExecutor(1, "headrace-commit")
+        self._stagers = ThreadPoolExecutor(_STAGERS, "headrace-stage")
+        self.figures = Figures(doors.meter, doors.clock)
+        self.opened: Opened | None = None
+        self._loop: Loop | None = None
+        self._turned = doors.clock.monotonic()
+
+    def open(self) -> Opened:
+        """Steps 1 to 4. Raises StoreRefused, SourceRefused, LearnerFailed, Fenced; what may pass is waited for."""
+        doors, orders = self._doors, self._orders
+        patience = Patience(Backoff(), self._give_up.wait, doors.meter)
+        patience.call("probe the store", lambda: probe(doors.store, orders.layout))
+        doors.learner.start()
+        archive = Archive(doors.store, orders.layout, patience, doors.meter)
+        slots = Slots(doors.store, orders.layout, orders.topic, doors.clock, patience, lambda: uuid.uuid4().hex)
+        opening = Opening(slots, archive, doors.learner, doors.source, orders.start, self.figures.learned)
+        opened = opening.take_over()
+        self.figures.opened(opened.planner.head.seq, opened.planner.head.epoch)
+        desk = Desk(doors.store, orders.layout, orders.topic, orders.rules, doors.dead_letters, patience, self._stagers)
+        window = Window(orders.window, opened.recovered.event_ids)
+        crew = Crew(
+            doors.source,
+            doors.learner,
+            Committer(desk, opened.planner, window, opened.next_offsets),
+            archive,
+            Collector(doors.store, orders.layout, orders.rhythm.checkpoint, doors.clock),
+            self._worker,
+            doors.clock,
+            self.figures,
+        )
+        self._loop = Loop(crew, orders.rhythm, opened.next_offsets)
+        self.opened = opened
+        return opened
+
+    def run(self, each_turn: Callable[[], None] = lambda: None) -> None:
+        """Turn until told to stop or the source ends, then drain. Raises DrainIncomplete, and what a turn raises."""
+        loop = self._loop
+        assert loop is not None, "open() comes first"
+        while not self._stopping.is_set() and not loop.exhausted:
+            loop.turn()
+            self._turned = self._doors.clock.monotonic()
+            each_turn()
+        self._drain(loop)
+
+    def stop(self) -> None:
+        """Ask for an orderly end. While still opening, waiting for the store ends at once."""
+        self._stopping.set()
+        if self._loop is None:
+            self._give_up.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether an orderly end was asked for."""
+        return self._stopping.is_set()
+
+    def close(self) -> None:
+        """Release everything; whatever was not committed is left to the next start. Idempotent."""
+        self._give_up.set()
+        self._worker.shutdown(wait=True, cancel_futures=True)
+        self._stagers.shutdown(wait=True, cancel_futures=True)
+        for port in (self._doors.learner, self._doors.source, self._doors.dead_letters):
+            port.close()
+
+    def health(self) -> Health:
+        """For the probes. Answers from memory."""
+        if self._loop is None:
+            return Health(live=True, ready=False, reasons=["opening: restoring and replaying"])
+        age = self._doors.clock.monotonic() - self._turned
+        reasons = [f"the loop has not turned for {age:.0f} s"] if age > LIVE_SECONDS else []
+        waiting = self._loop.waiting_for()
+        return Health(live=not reasons, ready=not reasons and not waiting, reasons=reasons + waiting, details=self._details())
+
+    def recommend(self, user_id: str, top_n: int) -> Answer:
+        """Top N from the live model."""
+        items: list[Recommendation] = list(self._doors.learner.recommend(user_id, top_n))
+        age = max(0.0, self._doors.clock.now() - self.figures.trained_at) if self.figures.trained_at else 0.0
+        return Answer(items, self.figures.seq, age)
+
+    def _details(self) -> dict[str, object]:
+        opened = self.opened
+        epoch = opened.planner.head.epoch if opened is not None else 0
+        return {"lineage": self._orders.layout.lineage, "epoch": epoch, "seq": self.figures.seq}
+
+    def _drain(self, loop: Loop) -> None:
+        deadline = self._doors.clock.monotonic() + self._orders.drain_seconds
+        if drain(loop, self._doors.clock, deadline, self._beat):
+            log.info("drained and checkpointed", seq=self.figures.seq)
+            return
+        raise DrainIncomplete(
+            f"not everything was learned and checkpointed within {self._orders.drain_seconds:.0f} s. Nothing is lost: the "
+            "next start replays it. Raise HEADRACE_STREAM_DRAIN_SECONDS if the store is only slow."
+        )
+
+    def _beat(self) -> None:
+        self._turned = self._doors.clock.monotonic()
