@@ -44,6 +44,9 @@ class DirectoryStore:
     def __repr__(self) -> str:
         return f"DirectoryStore({str(self.root)!r})"
 
+    def __str__(self) -> str:
+        return f"the folder {self.root}"
+
     def get(self, key: str) -> Blob:
         """The whole object, up to 4 GiB: a larger one raises `StoreRefused`."""
         with self._opened(key) as (file, status):

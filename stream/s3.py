@@ -88,6 +88,9 @@ class S3Store:
     def __repr__(self) -> str:
         return f"S3Store({self.settings!r})"
 
+    def __str__(self) -> str:
+        return f"{self._place.store}, bucket {self.settings.bucket!r},"
+
     def get(self, key: str) -> Blob:
         """The whole object, if it is within `object_bytes_max`: else `StoreRefused`."""
         with translated(self._place, "read", check_key(key)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import itertools
 import os
@@ -10,10 +9,11 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
+from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from kafka import KafkaProducer
@@ -21,14 +21,13 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError
 
 from stream.kafka import KafkaSettings
+from tests.servers import process
 
 ROOT = Path(__file__).resolve().parents[2]
 POM = Path(__file__).with_name("pom.xml")
 CACHE = ROOT / ".cache" / "kafka"
 USER, PASSWORD = "headrace", "water"
 STORE_PASSWORD = "for-one-test-run"
-START_SECONDS_MAX = 60
-PR_SET_PDEATHSIG = 1
 
 PROPERTIES = """
 process.roles=broker,controller
@@ -84,27 +83,13 @@ def _copy_jars(libs: Path) -> None:
     (CACHE / "complete").write_text(POM.read_text())
 
 
-def free_ports(count: int) -> list[int]:
-    """`count` loopback ports that were free a moment ago, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [held.getsockname()[1] for held in sockets]
-    for held in sockets:
-        held.close()
-    return ports
-
-
-def die_with_parent() -> None:
-    """Have the kernel end this child when the test process dies, however it dies."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 class KafkaBroker:
     """One broker. Its data and ports outlive a restart, so that `stop` and `start` are an outage."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.libs = jars()
-        plain, sasl, tls, controller = free_ports(4)
+        plain, sasl, tls, controller = process.free_ports(4)
         self.bootstrap = f"127.0.0.1:{plain}"
         self.bootstrap_sasl = f"127.0.0.1:{sasl}"
         self.bootstrap_tls = f"127.0.0.1:{tls}"
@@ -120,8 +105,10 @@ class KafkaBroker:
         )
         self._config = self.directory / "server.properties"
         self._config.write_text(text)
-        identity = self._java("kafka.tools.StorageTool", "random-uuid")
-        self._java("kafka.tools.StorageTool", "format", "-t", identity, "-c", str(self._config))
+        identity = urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")
+        format_log = ["kafka.tools.StorageTool", "format", "-t", identity, "-c", str(self._config)]
+        command = ["java", "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", f"{self.libs}/*", *format_log]
+        subprocess.run(command, check=True, capture_output=True)
 
     def _make_certificate(self) -> None:
         store = ["-keystore", f"{self.directory}/broker.p12", "-storepass", STORE_PASSWORD, "-alias", "broker"]
@@ -131,26 +118,15 @@ class KafkaBroker:
         export = ["keytool", "-exportcert", "-rfc", "-file", str(self.ca_file), *store]
         subprocess.run(export, check=True, capture_output=True)
 
-    def _java(self, *arguments: str) -> str:
-        command = ["java", "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", f"{self.libs}/*", *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
     def start(self) -> None:
-        """Start the process and return once it answers."""
-        command = ["java", "-Xmx384m", "-Xms128m", "-cp", f"{self.libs}/*", "kafka.Kafka", str(self._config)]
-        with (self.directory / "broker.out").open("ab") as out:
-            self._process = subprocess.Popen(
-                command,
-                stdout=out,
-                stderr=out,
-                preexec_fn=die_with_parent,  # noqa: PLW1509  the child only calls prctl
-            )
-        deadline = time.monotonic() + START_SECONDS_MAX
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                said = (self.directory / "broker.out").read_text()[-2000:]
-                raise RuntimeError(f"the Kafka broker did not start: {said}")
-            time.sleep(0.2)
+        """Start the process, unless it runs, and return once it answers."""
+        if self._process is not None:
+            return
+        java = shutil.which("java") or "java"
+        command = [java, "-Xmx384m", "-Xms128m", "-cp", f"{self.libs}/*", "kafka.Kafka", str(self._config)]
+        log = self.directory / "broker.out"
+        self._process = process.start(command, log)
+        process.wait_until(self._answers, self._process, log)
 
     def _answers(self) -> bool:
         host, port = self.bootstrap.split(":")
@@ -165,12 +141,9 @@ class KafkaBroker:
         """End the process: in good order, or by SIGKILL."""
         if self._process is None:
             return
-        self._process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
+        if kill:
             self._process.kill()
-            self._process.wait()
+        process.stop(self._process, 20)
         self._process = None
 
     def freeze(self) -> None:
@@ -180,8 +153,8 @@ class KafkaBroker:
 
     def thaw(self) -> None:
         """Undo `freeze`."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
 
     def admin(self, **config: Any) -> KafkaAdminClient:
         """An admin client, to be closed by the caller."""
@@ -218,10 +191,16 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBrok
     broker.stop()
 
 
-@pytest.fixture
-def unsteady_broker(tmp_path: Path) -> Iterator[KafkaBroker]:
-    """A broker for one test alone, which may stop, kill and freeze it."""
-    broker = KafkaBroker(tmp_path)
-    broker.start()
+@pytest.fixture(scope="module")
+def _broker_of_trouble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    broker = KafkaBroker(tmp_path_factory.mktemp("unsteady"))
     yield broker
     broker.stop(kill=True)
+
+
+@pytest.fixture
+def unsteady_broker(_broker_of_trouble: KafkaBroker) -> Iterator[KafkaBroker]:
+    """A broker that a test may stop, kill and freeze; running at the start of each test."""
+    _broker_of_trouble.start()
+    yield _broker_of_trouble
+    _broker_of_trouble.thaw()

@@ -47,13 +47,3 @@ def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log:
             return
         time.sleep(0.05)
     raise RuntimeError(f"{process.args!r} is not ready (exit status {process.poll()}):\n{log.read_text()[-3000:]}")
-
-
-def stop(process: subprocess.Popen[bytes], seconds: float = 10) -> None:
-    """Ask the process to end, then make it."""
-    process.terminate()
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

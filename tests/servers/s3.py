@@ -93,7 +93,8 @@ def _launched(
     try:
         process.wait_until(lambda: _takes_objects(server), running, log)
     except BaseException:
-        process.stop(running)
+        running.kill()
+        running.wait()
         raise
     return server, running
 
@@ -145,5 +146,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     else:
         raise ValueError(f"HEADRACE_TEST_STORE={name}: seaweedfs and minio are known")
     yield server
-    process.stop(running)
+    # Nothing is worth saving; asked politely, SeaweedFS takes ten seconds.
+    running.kill()
+    running.wait()
     shutil.rmtree(folder, ignore_errors=True)
