@@ -180,6 +180,7 @@ class _Pages:
         self._workers.shutdown(wait=False, cancel_futures=True)
 
     async def metrics(self, _request: Request) -> Response:
+        self._meter.set("headrace_ready", self._ready(self._health()))
         return Response(self._meter.render(), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def healthz(self, _request: Request) -> Response:
@@ -188,8 +189,12 @@ class _Pages:
 
     async def readyz(self, _request: Request) -> Response:
         health = self._health()
-        ready = health.live and health.ready
+        ready = self._ready(health)
         return _json({"ready": ready, "reasons": health.reasons, **health.details}, 200 if ready else 503)
+
+    @staticmethod
+    def _ready(health: Health) -> bool:
+        return health.live and health.ready
 
     async def recommend(self, request: Request) -> Response:
         user, top_n = _question(request, self._config.top_n)

@@ -35,8 +35,21 @@ LONG: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
 AGES: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 86_400, 604_800)
 
 STEPS: Final = (
-    *("probe", "restore", "fence", "poll", "decode", "cut", "dead_letter", "stage", "plan", "replay", "submit"),
-    *("score", "learn", "publish", "collect", "checkpoint", "commit", "archive", "collect_garbage"),
+    *(
+        "probe",
+        "restore",
+        "fence",
+        "poll",
+        "decode",
+        "cut",
+        "dead_letter",
+        "stage",
+        "plan",
+        "assemble",
+        "replay",
+        "submit",
+    ),
+    *("submit", "score", "learn", "publish", "collect", "checkpoint", "commit", "archive", "collect_garbage"),
 )
 TABLES: Final = ("users", "items", "types")
 

@@ -71,8 +71,11 @@ class StoreOptions(Group):
         allowed="empty, or names of letters, digits, '.', '_' or '-' joined by '/'",
         max_length=200,
     )
-    lineage: Name = option(
-        "Name of the model's history. Another name starts an empty model from its own offsets.", "main", allowed=NAME
+    lineage: Annotated[str, matching(r"[A-Za-z0-9._-]{0,100}", otherwise="not a name")] = option(
+        "Name of the model's history; empty takes the one that serves, or begins `main`. A new name starts an empty "
+        "model from offsets of its own.",
+        "",
+        allowed=f"empty, or {NAME}",
     )
     ca_file: File = option("CA bundle (PEM) that the endpoint's certificate is checked by.", "", allowed=FILE)
     connect_seconds: float = option("Longest wait for a connection.", 3.0, unit="s", ge=0.1, le=60)

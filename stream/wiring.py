@@ -1,0 +1,107 @@
+"""From the settings to what each room wants to be told. Small builders, no decisions."""
+
+from __future__ import annotations
+
+from model.config import LearnerConfig
+from stream import lineage
+from stream.actor import RayConfig
+from stream.api import HttpConfig
+from stream.batching import CutPolicy, PressurePolicy
+from stream.decode import DecodeRules
+from stream.directory import DirectoryStore
+from stream.kafka_link import KafkaSettings
+from stream.loop import Rhythm
+from stream.naming import Layout
+from stream.policy import CheckpointPolicy
+from stream.ports import ObjectStore
+from stream.s3 import S3Settings, S3Store
+from stream.settings import Settings
+
+
+def open_store(settings: Settings) -> ObjectStore:
+    """The store, not yet asked anything. Raises `ConfigError` or `StoreRefused` when it cannot even be named."""
+    store = settings.store
+    return S3Store(s3_settings(settings)) if store.is_s3 else DirectoryStore(store.location)
+
+
+def s3_settings(settings: Settings) -> S3Settings:
+    store = settings.store
+    return S3Settings(
+        bucket=store.bucket,
+        endpoint=store.endpoint,
+        access_key=store.access_key.get_secret_value(),
+        secret_key=store.secret_key.get_secret_value(),
+        region=store.region,
+        ca_file=store.ca_file,
+        connect_seconds=store.connect_seconds,
+        read_seconds=store.read_seconds,
+        attempts=store.attempts,
+    )
+
+
+def layout(settings: Settings, store: ObjectStore) -> Layout:
+    """Keys of the lineage that is named, or else of the one that serves; where there is none, `main` becomes it."""
+    store_options = settings.store
+    name = store_options.lineage or lineage.resolve(store, store_options.prefix, "main")
+    return Layout(store_options.prefix, name)
+
+
+def kafka_settings(settings: Settings) -> KafkaSettings:
+    kafka = settings.kafka
+    return KafkaSettings(
+        bootstrap_servers=kafka.bootstrap,
+        topic=kafka.topic,
+        group=kafka.group,
+        security_protocol=kafka.security,
+        sasl_mechanism=kafka.sasl_mechanism,
+        sasl_username=kafka.sasl_username,
+        sasl_password=kafka.sasl_password.get_secret_value(),
+        ssl_cafile=kafka.ssl_ca_file,
+        ssl_certfile=kafka.ssl_cert_file,
+        ssl_keyfile=kafka.ssl_key_file,
+        ssl_password=kafka.ssl_key_password.get_secret_value(),
+        ssl_check_hostname=kafka.ssl_check_hostname,
+    )
+
+
+def learner_config(settings: Settings, dim: int) -> LearnerConfig:
+    """`dim`: `model.dim` for the stream, `model.train_dim` for the batch job."""
+    model = settings.model
+    return LearnerConfig(
+        dim=dim,
+        sequence_length=model.sequence_length,
+        learning_rate=model.learning_rate,
+        negatives=model.negatives,
+        seed=model.seed,
+        type_priorities=model.type_priorities,
+        default_type_priority=model.default_type_priority,
+    )
+
+
+def decode_rules(settings: Settings) -> DecodeRules:
+    return DecodeRules(settings.stream.message_bytes_max, settings.model.default_event_type)
+
+
+def rhythm(settings: Settings) -> Rhythm:
+    stream = settings.stream
+    return Rhythm(
+        cut=CutPolicy(stream.batch_rows, stream.batch_bytes, stream.batch_age_seconds),
+        pressure=PressurePolicy(stream.buffer_high_bytes, stream.buffer_low_bytes),
+        checkpoint=CheckpointPolicy(
+            stream.checkpoint_batches,
+            stream.checkpoint_seconds,
+            stream.checkpoints_kept,
+            stream.gc_grace_seconds,
+            stream.archive,
+        ),
+        in_flight=stream.plans_in_flight,
+    )
+
+
+def ray_config(settings: Settings) -> RayConfig:
+    ray = settings.ray
+    return RayConfig(ray.address or None, ray.namespace, ray.num_cpus, ray.object_store_bytes)
+
+
+def http_config(settings: Settings) -> HttpConfig:
+    return HttpConfig(settings.http.host, settings.http.port, settings.model.top_n)
