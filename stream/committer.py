@@ -28,9 +28,12 @@ from stream.ports import DeadLetters, ObjectStore
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """A committed batch and what it cost. `seconds`: wall time by step. `reasons`: rejects by reason."""
+    """A committed batch and what it cost. `arrived`: monotonic seconds at which its oldest message did. `seconds`: wall
+    time by step. `reasons`: rejects by reason.
+    """
 
     planned: PlannedBatch
+    arrived: float
     seconds: dict[str, float]
     reasons: dict[str, int]
 
@@ -101,7 +104,7 @@ class Committer:
         duplicates = sum(map(len, deduped.duplicates))
         planned = PlannedBatch(plan, self._planner.head.sha256, batch, event_ids, len(rejects), duplicates)
         watch.lap("assemble")
-        return Committed(planned, watch.seconds, _by_reason(rejects))
+        return Committed(planned, cut.arrived, watch.seconds, _by_reason(rejects))
 
     def _stage_all(
         self, ranges: Sequence[Decoded], tables: Sequence[pa.Table], ends: Sequence[int]

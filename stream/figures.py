@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from stream.collector import Collected
 from stream.committer import Committed
@@ -20,15 +20,21 @@ _QUALITY = {
 
 
 class Figures:
-    """Feeds the meter. `seq`: the newest plan learned; `trained_at`: when, in seconds since the epoch, 0 if never."""
+    """Feeds the meter. `seq`: the newest plan learned; `trained_at`: when, in seconds since the epoch, 0 if never.
 
-    def __init__(self, meter: Meter, clock: Clock) -> None:
+    `told` is given each report that counts: once for each plan. `delay`: seconds from the arrival of the newest learned
+    batch's first message to its being learned.
+    """
+
+    def __init__(self, meter: Meter, clock: Clock, told: Callable[[LearnReport], None] = lambda _: None) -> None:
+        self.told = told
         self.seq = -1
         self.trained_at = 0.0
         self._meter = meter
         self._clock = clock
         self._counted = -1
-        self._pending: dict[int, tuple[int, int]] = {}
+        self._pending: dict[int, tuple[int, int, float]] = {}
+        self.delay = 0.0
         self._newest_ms = 0
 
     def opened(self, seq: int, epoch: int) -> None:
@@ -40,7 +46,7 @@ class Figures:
     def committed(self, committed: Committed) -> None:
         """A plan was created."""
         planned = committed.planned
-        self._pending[planned.plan.seq] = (planned.rejected, planned.duplicates)
+        self._pending[planned.plan.seq] = (planned.rejected, planned.duplicates, committed.arrived)
         self._meter.add("headrace_batches_total", cut=planned.plan.cut)
         for reason, count in committed.reasons.items():
             self._meter.add("headrace_rejects_total", count, reason=reason)
@@ -96,7 +102,10 @@ class Figures:
     def _count(self, report: LearnReport) -> None:
         assert report.learned is not None
         assert report.scores is not None
-        rejected, duplicates = self._pending.pop(report.seq, (0, 0))
+        now = self._clock.monotonic()
+        rejected, duplicates, arrived = self._pending.pop(report.seq, (0, 0, now))
+        self.delay = now - arrived
+        self._meter.observe("headrace_arrival_to_trained_seconds", self.delay)
         self._meter.add("headrace_events_total", report.learned.clicks, outcome="trained")
         self._meter.add("headrace_events_total", rejected, outcome="rejected")
         self._meter.add("headrace_events_total", duplicates, outcome="duplicate")
@@ -107,6 +116,7 @@ class Figures:
         for step, seconds in report.seconds.items():
             self._meter.observe("headrace_step_seconds", seconds, step=step)
         self._age("trained", report.newest_ms)
+        self.told(report)
 
     def _state(self, report: LearnReport) -> None:
         """Gauges: what the model is like after this plan, replayed or not."""

@@ -8,6 +8,7 @@ from stream.actor import RayConfig
 from stream.api import HttpConfig
 from stream.batching import CutPolicy, PressurePolicy
 from stream.decode import DecodeRules
+from stream.errors import ConfigError
 from stream.directory import DirectoryStore
 from stream.kafka_link import KafkaSettings
 from stream.loop import Rhythm
@@ -44,6 +45,19 @@ def layout(settings: Settings, store: ObjectStore) -> Layout:
     store_options = settings.store
     name = store_options.lineage or lineage.resolve(store, store_options.prefix, "main")
     return Layout(store_options.prefix, name)
+
+
+def open_lineage(settings: Settings) -> tuple[ObjectStore, Layout]:
+    """The store and a lineage to read. Raises `ConfigError` when nothing has been written there yet."""
+    store = open_store(settings)
+    options = settings.store
+    current = lineage.read(store, options.prefix)
+    if not options.lineage and current is None:
+        raise ConfigError(
+            f"nothing has been learned at {options.location} under prefix {options.prefix!r} yet: name another store or "
+            "prefix (--store, HEADRACE_STORE, HEADRACE_STORE_PREFIX), or start `headrace run`"
+        )
+    return store, Layout(options.prefix, options.lineage or current.lineage)  # type: ignore[union-attr]
 
 
 def kafka_settings(settings: Settings) -> KafkaSettings:

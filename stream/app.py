@@ -1,0 +1,175 @@
+"""`headrace run`: the service with its doors open, its signals handled, and an end that says how it ended."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+
+import structlog
+
+from stream import actor, wiring
+from stream.actor import RayLearner
+from stream.api import Health, HttpDoor
+from stream.clocks import SystemClock
+from stream.events import LearnReport
+from stream.host import HostConfig
+from stream.kafka import KafkaDeadLetters, KafkaSource
+from stream.metrics import PrometheusMeter
+from stream.naming import Layout
+from stream.ports import Clock, DeadLetters, EventSource, ObjectStore
+from stream.replay import FileDeadLetters, ReplaySource
+from stream.service import Doors, Orders, Service
+from stream.settings import Settings
+
+log = structlog.get_logger()
+SECOND_SIGNAL = 130
+
+
+def run(settings: Settings, replay: Path | None, rate: float | None, started: float) -> None:
+    """Run until a signal comes or the replay ends. `started`: monotonic seconds at which the process began.
+
+    Raises a `HeadraceError` whose exit code says why it stopped.
+    """
+    meter = PrometheusMeter()
+    meter.set("headrace_build_info", 1, version=version("headrace"), python=platform.python_version())
+    with ExitStack() as stack:
+        signals = stack.enter_context(_Signals())
+        entrance = _Entrance(meter)
+        if settings.http.enabled:
+            door = HttpDoor(wiring.http_config(settings), meter, entrance.health, entrance.recommend)
+            log.info("listening", host=settings.http.host, port=door.start())
+            stack.callback(door.close)
+        store = wiring.open_store(settings)
+        layout = wiring.layout(settings, store)
+        meter.set("headrace_model_info", 1, lineage=layout.lineage, training_mode="stream")
+        actor.connect(wiring.ray_config(settings))
+        stack.callback(actor.disconnect)
+        signals.take()  # Ray installs handlers of its own
+        service = stack.enter_context(_service(settings, store, layout, meter, replay, rate))
+        entrance.service = service
+        signals.service = service
+        service.figures.told = _FirstBatch(service, started)
+        if not signals.count:
+            opened = service.open()
+            recovered = opened.recovered
+            log.info(
+                "lineage taken over",
+                lineage=layout.lineage,
+                epoch=opened.planner.head.epoch,
+                checkpoint=recovered.checkpoint_seq,
+                replayed=recovered.replayed,
+                seconds=round(time.monotonic() - started, 2),
+            )
+            service.run()
+
+
+@contextmanager
+def _service(
+    settings: Settings, store: ObjectStore, layout: Layout, meter: PrometheusMeter, replay: Path | None, rate: float | None
+) -> Iterator[Service]:
+    clock = SystemClock()
+    source, dead_letters = _ends(settings, clock, replay, rate)
+    config = HostConfig(
+        wiring.learner_config(settings, settings.model.dim), layout, store, settings.stream.dedupe_window
+    )
+    orders = Orders(
+        layout,
+        replay.name if replay is not None else settings.kafka.topic,
+        wiring.decode_rules(settings),
+        wiring.rhythm(settings),
+        settings.stream.dedupe_window,
+        settings.stream.start,
+        settings.stream.drain_seconds,
+    )
+    service = Service(Doors(source, dead_letters, store, RayLearner(config), clock, meter), orders)
+    try:
+        yield service
+    finally:
+        service.close()
+
+
+def _ends(
+    settings: Settings, clock: Clock, replay: Path | None, rate: float | None
+) -> tuple[EventSource, DeadLetters]:
+    """Where clicks come from and where rejects go."""
+    if replay is not None:
+        return ReplaySource(replay, rate=rate, clock=clock), FileDeadLetters(f"{replay.name}.rejects.jsonl")
+    kafka = wiring.kafka_settings(settings)
+    return KafkaSource(kafka, clock), KafkaDeadLetters(kafka, settings.kafka.dead_letter_topic)
+
+
+class _Entrance:
+    """What the HTTP door asks, before and after there is a service behind it."""
+
+    def __init__(self, meter: PrometheusMeter) -> None:
+        self.service: Service | None = None
+        self._meter = meter
+
+    def health(self) -> Health:
+        health = (
+            self.service.health()
+            if self.service is not None
+            else Health(live=True, ready=False, reasons=["starting: reaching store, Kafka and Ray"])
+        )
+        self._meter.set("headrace_ready", health.live and health.ready)
+        return health
+
+    def recommend(self, user_id: str, top_n: int):  # type: ignore[no-untyped-def]
+        if self.service is None:
+            raise TimeoutError("starting")
+        return self.service.recommend(user_id, top_n)
+
+
+class _FirstBatch:
+    """Says once how long it took from the start of the process to the first batch learned."""
+
+    def __init__(self, service: Service, started: float) -> None:
+        self._service = service
+        self._started = started
+
+    def __call__(self, report: LearnReport) -> None:
+        if report.learned is not None and report.learned.clicks:
+            log.info("first batch learned", seconds_since_start=round(time.monotonic() - self._started, 2))
+            self._service.figures.told = lambda _: None
+
+
+class _Signals:
+    """SIGINT and SIGTERM: the first asks for an orderly end, the second ends the process at once (which is safe)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.service: Service | None = None
+
+    def __enter__(self) -> _Signals:
+        self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.take()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def take(self) -> None:
+        """Install the handlers."""
+        for number in self._before:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+        if self.count > 1:
+            os._exit(SECOND_SIGNAL)
+        # Not from inside the handler: logging takes locks that the interrupted code may hold.
+        threading.Thread(target=self._stop, args=(number,), daemon=True).start()
+
+    def _stop(self, number: int) -> None:
+        log.info("stopping: draining and checkpointing; a second signal stops at once", signal=signal.Signals(number).name)
+        if self.service is not None:
+            self.service.stop()

@@ -1,0 +1,234 @@
+"""The command line. Parses, delegates, prints; errors say what to do next, and each kind has an exit code of its own."""
+
+from __future__ import annotations
+
+import time
+
+_STARTED = time.monotonic()
+
+import json  # noqa: E402 - the clock above starts before anything is imported
+import sys  # noqa: E402
+from collections.abc import Iterable, Mapping  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Annotated, Any  # noqa: E402
+
+import typer  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from stream.errors import EXIT_CODES, HeadraceError  # noqa: E402
+
+_CODES = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
+_EPILOG = "Exit codes:\n\n" + "\n\n".join(f"{code}: {meaning}" for code, meaning in EXIT_CODES.items())
+
+app = typer.Typer(
+    name="headrace",
+    help="A recommender that learns from clicks as they happen: Kafka in, a live model, checkpoints on S3.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, for programs.")]
+Store = Annotated[
+    str | None, typer.Option("--store", help="`s3` or a local directory; else HEADRACE_STORE.", show_default=False)
+]
+Lineage = Annotated[str | None, typer.Option(help="Which lineage; else the one that serves.", show_default=False)]
+
+
+def main() -> None:
+    """Entry point: a `HeadraceError` becomes one message and its exit code."""
+    try:
+        app()
+    except HeadraceError as error:
+        sys.stderr.write(f"headrace: {error}\n")
+        sys.exit(error.exit_code)
+
+
+@app.command(epilog=_EPILOG)
+def run(
+    replay: Annotated[
+        Path | None, typer.Option(help="Learn from this Parquet or JSONL file in place of Kafka.", show_default=False)
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Events per second of --replay.", show_default=False)] = None,
+    topic: Annotated[str | None, typer.Option(help="Else HEADRACE_KAFKA_TOPIC.", show_default=False)] = None,
+    store: Store = None,
+    lineage: Lineage = None,
+    port: Annotated[int | None, typer.Option(help="Else HEADRACE_HTTP_PORT.", show_default=False)] = None,
+) -> None:
+    """Run the service: consume, learn, checkpoint, and answer /metrics, /healthz, /readyz and /v1/recommend.
+
+    SIGTERM or Ctrl-C drains, checkpoints and exits 0; a second one exits at once, safely.
+    """
+    from stream import app as service
+
+    settings = _settings(
+        {"kafka.topic": topic, "store.location": store, "store.lineage": lineage, "http.port": port}
+    )
+    service.run(settings, replay, rate, _STARTED)
+
+
+@app.command()
+def demo(
+    events: Annotated[int | None, typer.Option(min=1, help="Stop after this many.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the model and of the order inside baskets.")] = 0,
+    data: Annotated[
+        Path | None, typer.Option(help="Your own Parquet or JSONL in place of the purchases.", show_default=False)
+    ] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for store and log; emptied first.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Watch it learn from a year of real purchases, lose its learner half-way, and come back to the same model."""
+    from stream import demo as show
+
+    plan = show.Plan(events, seed, data, work or show.default_folder())
+    result = show.play(plan, Console(stderr=as_json))
+    if as_json:
+        _print(result)
+
+
+@app.command()
+def train(
+    incremental: Annotated[
+        bool | None, typer.Option("--incremental/--full", help="Else INCREMENTAL_MODE.", show_default=False)
+    ] = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Train from clickstream objects in the bucket: all of them, or only what is new. Writes the pickled model."""
+    from stream import train as job
+
+    job.main(_settings({"train.incremental": incremental, "store.location": store}), as_json=as_json)
+
+
+@app.command()
+def produce(
+    file: Annotated[Path, typer.Argument(help="Parquet or JSON lines with user_id, product_id, timestamp.")],
+    topic: Annotated[str | None, typer.Option(help="Else HEADRACE_KAFKA_TOPIC.", show_default=False)] = None,
+    rate: Annotated[float | None, typer.Option(help="Events per second; else as fast as possible.")] = None,
+    partitions: Annotated[int, typer.Option(min=1, help="Of the topic, if it must be created.")] = 4,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Publish a file of clicks to Kafka, keyed by user."""
+    from stream import wiring
+    from stream.produce import produce_file
+
+    settings = _settings({"kafka.topic": topic})
+    done = produce_file(
+        wiring.kafka_settings(settings), file, settings.kafka.topic, rate=rate, partitions=partitions, limit=limit
+    )
+    _print(done) if as_json else typer.echo(done)
+
+
+@app.command()
+def recommend(
+    user: Annotated[str, typer.Argument(help="The user's id.")],
+    top_n: Annotated[int | None, typer.Option("--top-n", min=1, max=1000, help="Else TOP_N.", show_default=False)] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Ask this running service instead of the store.", show_default=False)
+    ] = None,
+    names: Annotated[
+        Path | None, typer.Option(help="Parquet, CSV or JSON with product_id and name.", show_default=False)
+    ] = None,
+    store: Store = None,
+    lineage: Lineage = None,
+    as_json: Json = False,
+) -> None:
+    """Top N for a user, from the newest checkpoint or from a running service."""
+    from stream import inspect, wiring
+
+    settings = _settings({"store.location": store, "store.lineage": lineage, "model.top_n": top_n})
+    count = settings.model.top_n
+    if url:
+        answer = inspect.recommend_from_service(url, user, count)
+    else:
+        opened, layout = wiring.open_lineage(settings)
+        answer = inspect.recommend_from_store(opened, layout, user, count)
+    inspect.show(answer, inspect.load_names(names) if names else {}, as_json=as_json)
+
+
+@app.command()
+def checkpoints(store: Store = None, lineage: Lineage = None, as_json: Json = False) -> None:
+    """List the checkpoints of a lineage, newest first."""
+    from stream import inspect, wiring
+
+    opened, layout = wiring.open_lineage(_settings({"store.location": store, "store.lineage": lineage}))
+    rows = inspect.checkpoints(opened, layout)
+    if as_json:
+        _print(rows)
+    else:
+        _table(rows, f"checkpoints of lineage {layout.lineage}")
+
+
+@app.command()
+def verify(store: Store = None, lineage: Lineage = None, as_json: Json = False) -> None:
+    """Prove that every stored offset is in exactly one of trained, rejected, duplicate; exit 1 at the first breach."""
+    from stream import verify as checker
+    from stream import wiring
+
+    settings = _settings({"store.location": store, "store.lineage": lineage})
+    verdict = checker.judge(wiring.open_store(settings), settings.store.prefix, settings.store.lineage or None)
+    if as_json:
+        _print(verdict.to_dict())
+    else:
+        typer.echo(verdict.summary())
+    if verdict.breaches:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check configuration, Kafka, topic, store, Ray, clock and disk: one line each, with the remedy."""
+    from stream.doctor import diagnose
+
+    found = []
+    for check in diagnose({}):
+        found.append(check)
+        if not as_json:
+            typer.echo(check.line())
+    if as_json:
+        _print([check.to_dict() for check in found])
+    if any(check.state == "fail" for check in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def config(as_json: Json = False) -> None:
+    """Print the settings in force, secrets masked, and where each came from."""
+    rows = [
+        {"name": each.name, "value": each.value, "source": each.source, "meaning": each.description}
+        for each in _settings({}).effective()
+    ]
+    if as_json:
+        _print(rows)
+    else:
+        _table([{key: row[key] for key in ("name", "value", "source")} for row in rows], "settings in force")
+
+
+def _settings(arguments: Mapping[str, object]):  # type: ignore[no-untyped-def]
+    from stream import log
+    from stream.settings import Settings
+
+    settings = Settings.load(arguments)
+    log.configure(settings.log.level, settings.log.format, settings.secrets())
+    return settings
+
+
+def _print(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, default=str) + "\n")
+
+
+def _table(rows: Iterable[Mapping[str, Any]], title: str) -> None:
+    rows = list(rows)
+    table = Table(title=title)
+    for name in rows[0] if rows else ["nothing"]:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
