@@ -1,6 +1,7 @@
 """A small S3 server over HTTP that ignores what it does not know, and says 200: as `rclone serve s3` does.
 
-Objects, ranges, listings and multipart uploads work; `honours` names the conditions that it takes note of.
+Objects, ranges, listings and multipart uploads work; `honours` names the conditions that it takes note of. What stands
+in `failures` is answered first, one failure to a request: then it is a server with a bad day.
 """
 
 from __future__ import annotations
@@ -21,11 +22,16 @@ from xml.sax.saxutils import escape
 
 @dataclass
 class Objects(ThreadingHTTPServer):
-    """The server and what it holds. `honours`: any of If-None-Match, If-Match, multipart."""
+    """The server and what it holds.
+
+    `honours`: any of If-None-Match, If-Match, multipart. `failures`: HTTP method, status and S3 error code of answers
+    to come; the first one that is for the method of a request is given and taken off.
+    """
 
     honours: frozenset[str] = frozenset()
     objects: dict[str, bytes] = field(default_factory=dict)
     parts: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    failures: list[tuple[str, int, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -68,8 +74,18 @@ class _Handler(BaseHTTPRequestHandler):
     def query(self) -> dict[str, str]:
         return {name: values[0] for name, values in parse_qs(urlsplit(self.path).query, keep_blank_values=True).items()}
 
+    def fails(self) -> bool:
+        """Give the next failure that is for this method, if there is one."""
+        failure = next((failure for failure in self.held.failures if failure[0] == self.command), None)
+        if failure is not None:
+            self.held.failures.remove(failure)
+            self.answer(failure[1], f"<Error><Code>{failure[2]}</Code><Message>as told</Message></Error>")
+        return failure is not None
+
     def do_PUT(self) -> None:
         data = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.fails():
+            return
         if "uploadId" in self.query:
             self.held.parts[self.query["uploadId"]][int(self.query["partNumber"])] = data
             self.answer(200, etag=etag_of(data))
@@ -78,6 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"] or 0))
+        if self.fails():
+            return
         if "uploads" in self.query:
             upload = uuid.uuid4().hex
             self.held.parts[upload] = {}
@@ -89,6 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.store(b"".join(parts[number] for number in sorted(parts)), "multipart")
 
     def do_GET(self) -> None:
+        if self.fails():
+            return
         if not self.key:
             self.listing()
         elif self.key in self.held.objects:
@@ -101,6 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_DELETE(self) -> None:
+        if self.fails():
+            return
         if "uploadId" in self.query:
             self.held.parts.pop(self.query["uploadId"], None)
         else:
