@@ -34,10 +34,7 @@ SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.
 LONG: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
 AGES: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 86_400, 604_800)
 
-STEPS: Final = (
-    *("probe", "restore", "fence", "poll", "decode", "cut", "stage", "dead_letter", "plan", "assemble", "replay"),
-    *("submit", "score", "learn", "publish", "collect", "checkpoint", "commit", "archive", "collect_garbage"),
-)
+STEPS: Final = ("decode", "stage", "dead_letter", "plan", "assemble", "score", "learn", "publish")
 TABLES: Final = ("users", "items", "types")
 
 

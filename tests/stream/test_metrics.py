@@ -11,9 +11,11 @@ from typing import get_args
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from model.config import LearnerConfig
 from model.drift import SIGNALS
+from model.learner import Learner
 from stream.events import CutReason, RejectReason
-from stream.metrics import METRICS, Metric, NullMeter, PrometheusMeter, metrics_table
+from stream.metrics import METRICS, STEPS, TABLES, Metric, NullMeter, PrometheusMeter, metrics_table
 from stream.ports import Meter
 
 ROOT = Path(__file__).parents[2]
@@ -197,6 +199,28 @@ def test_signals_are_the_models() -> None:
     listed = next(metric for metric in METRICS if metric.name == "headrace_drift_score").labels["signal"]
 
     assert listed == SIGNALS
+
+
+def test_code_and_list_agree() -> None:
+    """Every name that the code publishes is listed, and every listed one is published somewhere."""
+    files = [path for path in (ROOT / "stream").glob("*.py") if path.name != "metrics.py"]
+    used = {name for path in files for name in re.findall(r'"(headrace_[a-z_]+)"', path.read_text())}
+
+    assert used == {metric.name for metric in METRICS}
+
+
+def test_steps_are_listed() -> None:
+    """Every step that the committer and the learner's host time has its series, and no other has."""
+    timed = {
+        step for path in (ROOT / "stream").glob("*.py") for step in re.findall(r'\.lap\("(\w+)"', path.read_text())
+    }
+
+    assert timed | {"score", "learn", "publish"} == set(STEPS)
+
+
+def test_tables_are_the_models() -> None:
+    """Each table that the model reports has its series."""
+    assert set(Learner(LearnerConfig()).rows()) <= set(TABLES)
 
 
 def test_promtool_is_content() -> None:
