@@ -138,7 +138,8 @@ class Learner:
         else:
             purse[0] += config.score_share * learn_cost(clicks, config.dim, config.negatives)
             count, cost = affordable(float(purse[0]), clicks, len(self.items), config.dim)
-        purse[0] -= cost
+        # Where a small catalogue lets everything be scored, what is left must not pay for a large one later.
+        purse[0] = 0.0 if config.score_fraction is None and count == clicks else purse[0] - cost
         return count
 
     def _contexts(self, rows: Rows, known_items: int) -> tuple[Int32, Int32]:

@@ -25,11 +25,6 @@ def shares(long_filled: int, short_filled: int) -> Float64:
     return np.asarray(mixture / mixture.sum(), np.float64)
 
 
-def inclusion(q: Float64, draws: int) -> Float64:
-    """Probability that an item drawn with probability `q` each time is among the distinct items of `draws` draws."""
-    return np.asarray(-np.expm1(-q * draws), np.float64)
-
-
 @kernel
 def draw_negatives(
     uniforms: Float64,

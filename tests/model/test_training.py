@@ -1,0 +1,165 @@
+"""The kernels against the formulas: loss, every gradient, and what a step moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from model.batch import Float32, Int32
+from model.learner import Learner
+from model.training import Block, Gradients
+from tests.model import naive
+from tests.model.streams import SMALL, random_batches, run
+
+Case = tuple[Learner, Block, Int32, Float32]
+
+
+@pytest.fixture
+def case() -> Case:
+    """A learner that has learned a little, and a block with repeats, holes, a new user and a new item."""
+    learner = Learner(SMALL)
+    run(learner, random_batches(6, 40))
+    learner.users.append(["newcomer"])
+    learner.items.append(["novelty"])
+    new = len(learner.items) - 1
+    learner.items["vector"][new] = learner.items["vector"][0] * 2.0
+    learner.state.mixing.values[:] = np.linspace(0.4, -0.5, len(learner.state.mixing.values))
+    learner.users["vector"][:] += 0.1
+    block = Block(
+        np.array([[3, 1, 3], [-1, 2, -1], [5, 4, -1], [0, -1, 7]], np.int32),
+        np.array([[1, 2, 3], [0, 2, 0], [4, 1, 0], [2, 0, 2]], np.int32),
+        np.array([1, 6, new, 0], np.int32),
+        np.array([0, 1, 2, len(learner.users) - 1], np.int32),
+        np.array([1.0, 0.5, 2.0, 1.0], np.float32),
+        new,
+        len(learner.users) - 1,
+    )
+    rows = learner.trainer.negatives(block).copy()
+    return learner, block, rows, learner.trainer._correction[: len(rows)].copy()
+
+
+def reference(learner: Learner) -> dict[str, naive.Array]:
+    """The learner's parameters in float64, by the names of the naive version."""
+    state = learner.state
+    return {
+        "output": learner.items["vector"].astype(np.float64),
+        "input": learner.items["input"].astype(np.float64),
+        "bias": learner.items["bias"].astype(np.float64),
+        "user": learner.users["vector"].astype(np.float64),
+        "positions": state.positions.astype(np.float64),
+        "priorities": state.types["priority"].astype(np.float64),
+        "weights": state.mixing.values.copy(),
+        "features": naive.popularity_features(learner.items["log_counts"], state.totals),
+    }
+
+
+def summed(learner: Learner, block: Block, found: Gradients) -> dict[str, naive.Array]:
+    """The kernels' gradients, added up per parameter."""
+    state, d = learner.state, learner.config.dim
+    scale = state.mixing.values[0]
+    total = {name: np.zeros_like(array) for name, array in reference(learner).items() if name != "features"}
+    for m, row in enumerate(found.rows):
+        total["output"][row] += found.drows[m, :d]
+        total["bias"][row] += found.drows[m, -1]
+    for b in range(len(block)):
+        for c, item in enumerate(found.own[b]):
+            if item >= 0:
+                total["output"][item] += found.own_gradients[b, c] * found.hx[b, :d]
+                total["bias"][item] += found.own_gradients[b, c]
+        for k, item in enumerate(block.clicked[b]):
+            if item >= 0:
+                weight = state.positions[k] * state.types["priority"][block.kinds[b, k]]
+                total["input"][item] += weight * scale * found.dhx[b, :d]
+        if block.users[b] < block.known_users:
+            total["user"][block.users[b]] += scale * found.dhx[b, :d]
+    total["positions"], total["priorities"] = found.dpositions, found.dpriorities
+    total["weights"] = found.dweights.sum(axis=0)
+    return total
+
+
+def test_loss_is_the_formula(case: Case) -> None:
+    """A block's losses, weighted, add up to the naive loss over the same candidates."""
+    learner, block, rows, correction = case
+
+    found = learner.trainer.backward(block, rows)
+
+    expected = naive.block_loss(reference(learner), block, rows.tolist(), correction.tolist())
+    assert float(found.loss @ block.weights) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["output", "input", "bias", "user", "positions", "priorities"])
+def test_gradient_is_the_slope(case: Case, name: str) -> None:
+    """Each gradient equals the finite difference of the naive loss, for every single number."""
+    learner, block, rows, correction = case
+    model = reference(learner)
+    found = summed(learner, block, learner.trainer.backward(block, rows))[name]
+
+    expected = slopes(model, name, lambda: naive.block_loss(model, block, rows.tolist(), correction.tolist()))
+
+    assert np.abs(expected).max() > 1e-3
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-5)
+
+
+def test_global_weights_learn_from_known_targets_only(case: Case) -> None:
+    """The gradient of the global weights is the slope of the loss without the click whose target is new."""
+    learner, block, rows, correction = case
+    model = reference(learner)
+    found = learner.trainer.backward(block, rows).dweights.sum(axis=0)
+    block.weights[2] = 0.0
+
+    expected = slopes(model, "weights", lambda: naive.block_loss(model, block, rows.tolist(), correction.tolist()))
+
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-5)
+
+
+def slopes(model: dict[str, naive.Array], name: str, loss: Callable[[], float]) -> naive.Array:
+    """Finite differences along every number of one parameter."""
+    found = np.zeros(model[name].shape)
+    for place in np.ndindex(found.shape):
+        found[place] = naive.slope(model, name, place, loss)
+    return found
+
+
+def test_step_lowers_the_loss(case: Case) -> None:
+    """A small step against the gradients makes the same block likelier."""
+    learner, block, rows, correction = case
+    before = naive.block_loss(reference(learner), block, rows.tolist(), correction.tolist())
+
+    found = learner.trainer.backward(block, rows)
+    learner.trainer._move_rows(block, found, 0.1)
+
+    assert naive.block_loss(reference(learner), block, rows.tolist(), correction.tolist()) < before
+
+
+def test_masked_users_and_holes_do_not_move(case: Case) -> None:
+    """Nobody's vector moves but those of known users in the block, no input but those of the contexts."""
+    learner, block, _, _ = case
+    users, inputs = learner.users["vector"].copy(), learner.items["input"].copy()
+
+    learner.trainer.train(block, 1.0)
+
+    moved_users = np.flatnonzero((learner.users["vector"] != users).any(axis=1))
+    moved_inputs = np.flatnonzero((learner.items["input"] != inputs).any(axis=1))
+    assert moved_users.tolist() == [0, 1, 2]
+    assert moved_inputs.tolist() == [0, 1, 2, 3, 4, 5, 7]
+
+
+def test_touched_rows_are_those_that_changed(case: Case) -> None:
+    """Every item row that a block moved is noted, once."""
+    learner, block, _, _ = case
+    learner.trainer.take_touched("items")
+    before = {name: learner.items[name].copy() for name in ("vector", "input", "bias")}
+
+    learner.trainer.train(block, 1.0)
+
+    touched = learner.trainer.take_touched("items").tolist()
+    changed = {
+        int(row)
+        for name, old in before.items()
+        for row in np.flatnonzero((learner.items[name] != old).reshape(len(old), -1).any(axis=1))
+    }
+    assert len(set(touched)) == len(touched)
+    assert changed <= set(touched)
+    assert learner.trainer.take_touched("items").tolist() == []
