@@ -64,16 +64,16 @@ def test_a_flat_folder_is_not_held_back() -> None:
 
 
 @given(st.text(max_size=30))
-def test_any_text_is_a_key_or_an_error_that_names_it(text: str) -> None:
+def test_any_text_is_a_key_or_a_config_error(text: str) -> None:
     """Nothing but a ConfigError is raised; what passes stays below a root and can be encoded."""
     try:
         key = check_key(text)
-    except ConfigError as error:
-        assert "object key" in str(error)
-    else:
-        assert not {"", ".", ".."} & set(key.split("/"))
-        assert "\0" not in key
-        assert key.encode().decode() == key
+    except ConfigError:
+        return
+
+    assert not {"", ".", ".."} & set(key.split("/"))
+    assert "\0" not in key
+    assert key.encode().decode() == key
 
 
 @pytest.mark.parametrize("key", ["a", "a b", "a/b.json", "é/日本", "..a", "a..", "x" * 255])

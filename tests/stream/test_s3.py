@@ -155,9 +155,9 @@ def test_a_server_that_says_nothing_is_given_up_in_time(s3_server: S3Server, pro
 @pytest.mark.services
 def test_a_body_that_trickles_is_given_up_in_time(s3_server: S3Server, proxy: Proxy) -> None:
     """Every piece comes within the time-out for bytes, but the whole would take for ever."""
-    store = behind(proxy, s3_server, attempts=1, read_seconds=0.5, bytes_per_second_min=10e6)
+    store = behind(proxy, s3_server, attempts=1, read_seconds=3, bytes_per_second_min=10e6)
     store.put("a", bytes(3 << 20))
-    proxy.delay_seconds = 0.3
+    proxy.delay_seconds = 0.2
     began = time.monotonic()
 
     with pytest.raises(StoreUnavailable, match="too slowly"):
