@@ -1,4 +1,4 @@
-"""Kafka's door: reading a topic by offsets that we keep ourselves, and writing dead letters.
+"""Kafka's door: reading a topic by offsets that we keep ourselves.
 
 No consumer group is joined: partitions are assigned by hand, so that no rebalance ever splits one model's order, and a
 group coordinator in trouble never stops the reading. Group offsets are written beside it, for lag tools.
@@ -8,47 +8,43 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import structlog
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.errors import (
+    CorruptRecordError,
     KafkaError,
-    KafkaTimeoutError,
     LogTruncationError,
-    MessageSizeTooLargeError,
     OffsetOutOfRangeError,
+    UnsupportedCodecError,
 )
 from kafka.structs import OffsetAndMetadata
 
-from stream.decode import DECODER_VERSION
 from stream.errors import SourceRefused
-from stream.events import RawChunk, Reject
+from stream.events import RawChunk
+from stream.kafka_letters import KafkaDeadLetters
 from stream.kafka_link import (
     REFUSALS,
     KafkaSettings,
-    client_options,
     connect,
-    ensure_topic,
-    may_pass,
     no_such_topic,
     refused,
     topic_partitions,
 )
+from stream.kafka_repair import read_any_header_key
 from stream.ports import Clock
 
 __all__ = ["KafkaDeadLetters", "KafkaSettings", "KafkaSource"]
 
 POLL_SECONDS_MAX = 1.0
 CLOSE_SECONDS_MAX = 5.0
+CORRUPT_SECONDS_MAX = 60.0
 ASK_SECONDS_MAX = 10.0
 COMMIT_RETRY_SECONDS = 1.0
-CUT_LETTER_BYTES = 256 << 10
-DELIVERY_SECONDS_MAX = 20.0
 _log = structlog.get_logger(__name__)
 _offset, _timestamp, _value, _headers = map(attrgetter, ("offset", "timestamp", "value", "headers"))
 
@@ -67,11 +63,14 @@ class KafkaSource:
             raise no_such_topic(settings, settings.topic)
         self._consumer = connect(KafkaConsumer, settings, **_consumer_options(settings))
         self._next: dict[int, int] = {}
+        self._ends: dict[int, int] = {}
+        self._paused = False
+        self._corrupt_since: float | None = None
         self._committer = _Committer(settings) if settings.group else None
 
     def partitions(self) -> Sequence[int]:
-        # Answered from what the client knows, refreshed in the background: no network call, so it may be asked often.
-        known = self._consumer.partitions_for_topic(self._settings.topic) if self._next else None
+        # What the client knows, refreshed in the background. Its public question may wait for a broker, without an end.
+        known = self._consumer._cluster.partitions_for_topic(self._settings.topic)  # noqa: SLF001
         self._partitions = sorted(known) if known else self._partitions
         return self._partitions
 
@@ -79,7 +78,8 @@ class KafkaSource:
         return self._ask(self._consumer.beginning_offsets)
 
     def end(self) -> Mapping[int, int]:
-        return self._ask(self._consumer.end_offsets)
+        self._ends = self._ask(self._consumer.end_offsets)
+        return self._ends
 
     def _ask(self, question: Any) -> dict[int, int]:
         topics = [TopicPartition(self._settings.topic, partition) for partition in self.partitions()]
@@ -96,6 +96,7 @@ class KafkaSource:
         for topic in topics:
             self._consumer.seek(topic, self._next[topic.partition])
         self._consumer.resume(*topics)
+        self._paused = False
 
     def _assigned(self) -> list[TopicPartition]:
         return [TopicPartition(self._settings.topic, partition) for partition in self._next]
@@ -109,16 +110,45 @@ class KafkaSource:
         except REFUSALS as error:
             raise refused(error, self._settings) from error
         except KafkaError as error:
-            _log.warning("kafka_poll_failed", topic=self._settings.topic, error=repr(error))
+            self._read_again(error)
             return []
+        if records:
+            self._corrupt_since = None
         arrived = self._clock.now()
         chunks = [_chunk(topic.partition, batch, arrived) for topic, batch in records.items()]
         for chunk in chunks:
             self._next[chunk.partition] = chunk.end
         return chunks
 
+    def _read_again(self, error: KafkaError) -> None:
+        """Fetch anew from where we stand; gives up on a record that stays unreadable for `CORRUPT_SECONDS_MAX`."""
+        _log.warning("kafka_poll_failed", topic=self._settings.topic, error=repr(error))
+        if isinstance(error, (CorruptRecordError, UnsupportedCodecError)):
+            self._check_patience(error)
+            read_any_header_key()
+        # kafka-python keeps the rest of a failed fetch, and would spin on it for ever; a poll without an assignment
+        # makes it let go.
+        paused = self._paused
+        self._consumer.unsubscribe()
+        self._consumer.poll(timeout_ms=0)
+        self.assign(self._next)
+        if paused:
+            self.pause()
+
+    def _check_patience(self, error: KafkaError) -> None:
+        now = self._clock.monotonic()
+        self._corrupt_since = now if self._corrupt_since is None else self._corrupt_since
+        if now - self._corrupt_since > CORRUPT_SECONDS_MAX:
+            raise SourceRefused(
+                f"a record of topic {self._settings.topic!r} stays unreadable: {error}. It lies behind one of the "
+                f"offsets {self._next} (by partition); check the broker's disk and replicas with kafka-dump-log.sh"
+            ) from error
+
     def _out_of_range(self, error: KafkaError) -> SourceRefused:
-        first, last = self.beginning(), self.end()
+        try:
+            first, last = self.beginning(), self.end()
+        except SourceRefused:
+            first, last = {}, {}
         lost = {p: wanted for p, wanted in self._next.items() if not first.get(p, 0) <= wanted <= last.get(p, 0)}
         said = "; ".join(
             f"partition {p}: offset {wanted} is wanted, {first.get(p)} to {last.get(p)} are held"
@@ -126,23 +156,27 @@ class KafkaSource:
         )
         return SourceRefused(
             f"Kafka no longer has what comes next in topic {self._settings.topic!r}: {said or error}. Restore a state "
-            "whose offsets are still held, or start a new lineage, which begins at the oldest offset; then raise the topic's "
-            "retention.ms above the longest outage to be survived"
+            "whose offsets are still held, or start a new lineage, which begins at the oldest offset; then raise the "
+            "topic's retention.ms above the longest outage to be survived"
         )
 
     def pause(self) -> None:
         self._consumer.pause(*self._assigned())
+        self._paused = True
 
     def resume(self) -> None:
         self._consumer.resume(*self._assigned())
+        self._paused = False
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
         if self._committer is not None:
             self._committer.offer(next_offsets)
 
     def lag(self) -> Mapping[int, int]:
-        heads = {topic.partition: self._consumer.highwater(topic) for topic in self._assigned()}
-        return {p: max(0, head - self._next[p]) for p, head in heads.items() if head is not None}
+        # A partition's fetches tell its end; until the first one, what `end` was told last has to do.
+        told = {topic.partition: self._consumer.highwater(topic) or 0 for topic in self._assigned()}
+        ends = {p: max(head, self._ends.get(p, 0)) for p, head in told.items()}
+        return {p: max(0, end - self._next[p]) for p, end in ends.items() if end}
 
     def exhausted(self) -> bool:
         return False
@@ -182,6 +216,7 @@ class _Committer:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
+        self._client: Any = None
         self._offered: dict[int, int] = {}
         self._changed = threading.Condition()
         self._closing = False
@@ -206,10 +241,12 @@ class _Committer:
         while offsets := self._taken():
             try:
                 self._write(offsets)
-            except KafkaError as error:
+            except (KafkaError, SourceRefused) as error:
+                self._drop_client()
                 # The first commit of a cluster's life finds its coordinator still being made.
                 _log.warning("kafka_commit_failed", group=self._settings.group, error=repr(error))
                 self._offer_again(offsets)
+        self._drop_client()
 
     def _taken(self) -> dict[int, int]:
         """What was offered since the last call, once there is something; empty at the end."""
@@ -226,75 +263,11 @@ class _Committer:
     def _write(self, offsets: Mapping[int, int]) -> None:
         topic = self._settings.topic
         named = {TopicPartition(topic, p): OffsetAndMetadata(offset, "", -1) for p, offset in offsets.items()}
-        with closing(KafkaAdminClient(**client_options(self._settings))) as admin:
-            admin.alter_group_offsets(self._settings.group, named)
+        if self._client is None:
+            self._client = connect(KafkaAdminClient, self._settings)
+        self._client.alter_group_offsets(self._settings.group, named)
 
-
-class KafkaDeadLetters:
-    """A `DeadLetters` that produces to a topic, made if it is missing.
-
-    A letter is the original bytes and headers, and headers of ours: where the message stood and why it was rejected. One
-    that is too large for the topic is cut, and a header says so.
-    """
-
-    def __init__(self, settings: KafkaSettings, topic: str) -> None:
-        self._settings = settings
-        self._topic = topic
-        ensure_topic(settings, topic)
-        self._producer = connect(KafkaProducer, settings, **_PRODUCER_OPTIONS)
-
-    def send(self, rejects: Sequence[Reject]) -> None:
-        failures = self._write([(reject, reject.value) for reject in rejects])
-        too_large = [reject for reject, error in failures if isinstance(error, MessageSizeTooLargeError)]
-        failures = [each for each in failures if each[0] not in too_large]
-        # A reject that its own topic cannot hold must not stop the stream: its first bytes say what it was.
-        failures += self._write([(reject, (reject.value or b"")[:CUT_LETTER_BYTES]) for reject in too_large])
-        if failures:
-            raise may_pass(failures[0][1], self._settings, self._topic) from failures[0][1]
-
-    def _write(self, letters: Sequence[tuple[Reject, bytes | None]]) -> list[tuple[Reject, KafkaError]]:
-        """Produce and wait for the acknowledgements; answers what failed, and how."""
-        try:
-            sent = [
-                self._producer.send(
-                    self._topic, value, headers=_letter_headers(reject, self._settings.topic, cut=value != reject.value)
-                )
-                for reject, value in letters
-            ]
-            self._producer.flush(timeout=DELIVERY_SECONDS_MAX + 1)
-        except KafkaError as error:
-            return [(letters[0][0], error)]
-        late = KafkaTimeoutError("not acknowledged in time")
-        results = [
-            (reject, future.exception if future.is_done else late)
-            for (reject, _), future in zip(letters, sent, strict=True)
-        ]
-        return [(reject, error) for reject, error in results if error is not None]
-
-    def close(self) -> None:
-        self._producer.close(timeout=CLOSE_SECONDS_MAX)
-
-
-def _letter_headers(reject: Reject, source: str, *, cut: bool) -> list[tuple[str, bytes | None]]:
-    ours: dict[str, str | int] = {
-        "headrace-topic": source,
-        "headrace-partition": reject.partition,
-        "headrace-offset": reject.offset,
-        "headrace-timestamp": reject.timestamp,
-        "headrace-reason": reject.reason,
-        "headrace-decoder": DECODER_VERSION,
-    }
-    if cut:
-        ours["headrace-original-bytes"] = len(reject.value or b"")
-    return [*reject.headers, *((name, str(value).encode()) for name, value in ours.items())]
-
-
-_PRODUCER_OPTIONS: dict[str, Any] = {
-    "acks": "all",
-    # At least once is promised, and a new producer session after a time-out is not needed for that.
-    "enable_idempotence": False,
-    "max_request_size": 64 << 20,
-    "linger_ms": 5,
-    "max_block_ms": round(DELIVERY_SECONDS_MAX * 1000),
-    "delivery_timeout_ms": round(DELIVERY_SECONDS_MAX * 1000),
-}
+    def _drop_client(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()

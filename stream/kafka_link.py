@@ -23,6 +23,7 @@ from kafka.errors import (
 )
 
 from stream.errors import HeadraceError, SourceRefused, StoreUnavailable
+from stream.kafka_repair import NAMES_URL, Clients
 
 LOGIN_ERRORS = (SaslAuthenticationFailedError, UnsupportedSaslMechanismError)
 REFUSALS = (*LOGIN_ERRORS, AuthorizationError, InvalidTopicError, IncompatibleBrokerVersion)
@@ -70,6 +71,7 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
         "security_protocol": settings.security_protocol,
         "bootstrap_timeout_ms": round(settings.start_seconds_max * 1000),
         "metadata_max_age_ms": round(settings.metadata_seconds_max * 1000),
+        "proxy_url": NAMES_URL,
         "reconnect_backoff_max_ms": 1000,
         "request_timeout_ms": 15_000,
     }
@@ -88,11 +90,14 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
 
 def connect(make: Any, settings: KafkaSettings, **options: Any) -> Any:
     """A kafka-python client that has reached the cluster, or `SourceRefused` after `start_seconds_max`."""
+    clients = Clients()
     try:
-        return make(**client_options(settings), **options)
+        return make(**client_options(settings), kafka_client=clients, **options)
     except KafkaError as error:
+        clients.close()
         raise refused(error, settings) from error
-    except (OSError, ssl.SSLError) as error:
+    except OSError as error:
+        clients.close()
         raise SourceRefused(f"Kafka's TLS files cannot be used: {error}. Check HEADRACE_KAFKA_SSL_*") from error
 
 

@@ -25,8 +25,8 @@ _SCAN_ROWS_MIN = 4096
 class ReplaySource:
     """An `EventSource` over rows that are all there from the start.
 
-    Users are spread over `partitions` by crc32 of their id; an offset is a row's place in its partition. Polls follow the
-    order of the rows, across partitions. `rate`: events per second at most, counted by the clock; None: as asked.
+    Users are spread over `partitions` by crc32 of their id; an offset is a row's place in its partition. Polls follow
+    the order of the rows, across partitions. `rate`: events per second at most, counted by the clock; None: as asked.
     A `SimulatedClock` is moved along with the events' own times. Bad paths and files raise `ConfigError` at once.
     """
 

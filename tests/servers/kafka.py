@@ -141,9 +141,12 @@ class KafkaBroker:
         """End the process: in good order, or by SIGKILL."""
         if self._process is None:
             return
-        if kill:
+        self._process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
             self._process.kill()
-        process.stop(self._process, 20)
+            self._process.wait()
         self._process = None
 
     def freeze(self) -> None:
