@@ -37,7 +37,7 @@ class LearnerConfig:
     type_priorities: Mapping[str, float] = field(default_factory=_priorities)
     default_type_priority: float = 0.3
     type_limit: int = 1000
-    bias_rate: float = 0.02
+    bias_rate: float = 0.05
     priority_rate: float = 0.01
     half_lives_hours: tuple[float, ...] = (1.0, 24.0, 168.0, 1440.0)
     baseline_half_life: int = 1

@@ -67,18 +67,21 @@ def test_same_without_compilation() -> None:
 def test_kernels_call_kernels_of_their_own_file_only() -> None:
     """Numba's cache looks at one file: a kernel that called into another could run stale code after an upgrade."""
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in ROOT.joinpath("model").rglob("*.py")}
-    own = {path: {node.name for node in ast.walk(tree) if is_kernel(node)} for path, tree in trees.items()}
-    everywhere = set().union(*own.values())
+    own = {path: {node.name for node in kernels_in(tree)} for path, tree in trees.items()}
+    everywhere: set[str] = set().union(*own.values())
     assert len(everywhere) > 15
 
     for path, tree in trees.items():
-        for node in filter(is_kernel, ast.walk(tree)):
+        for node in kernels_in(tree):
             called = {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
             assert called & everywhere <= own[path], f"{path.name}: {node.name}"
 
 
-def is_kernel(node: ast.AST) -> bool:
-    """Whether a node is a function under our `kernel` decorator."""
-    return isinstance(node, ast.FunctionDef) and any(
-        isinstance(mark, ast.Name) and mark.id == "kernel" for mark in node.decorator_list
-    )
+def kernels_in(tree: ast.AST) -> list[ast.FunctionDef]:
+    """The functions of a module under our `kernel` decorator."""
+    return [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        and any(isinstance(mark, ast.Name) and mark.id == "kernel" for mark in node.decorator_list)
+    ]

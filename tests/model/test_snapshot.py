@@ -39,8 +39,12 @@ def copied(learner: Learner) -> Snapshot:
 
 
 def as_batch(clicks: list[tuple[str, str, int, str]]) -> Batch:
-    users, items, times, types = ([click[k] for click in clicks] for k in range(4))
-    return Batch.of(users, items, times, types)
+    return Batch.of(
+        [user for user, _, _, _ in clicks],
+        [item for _, item, _, _ in clicks],
+        [time for _, _, time, _ in clicks],
+        [kind for _, _, _, kind in clicks],
+    )
 
 
 @settings(max_examples=60, deadline=None)
