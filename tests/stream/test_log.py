@@ -136,10 +136,11 @@ def test_odd_values() -> None:
     """Values that JSON has not, and text that is no UTF-8, break no line."""
     out = written("json")
     early.info("odd", object=object(), raw=b"\xff\x00", text="\ud800 line\nbreak")
-    early.info("no number", loss=float("nan"), rows={(1, 2): 3})
+    early.info("no number", loss=float("nan"))
+    early.info("no text", rows={(1, 2): 3})
     out.getvalue().encode(errors="strict")
 
-    assert [entry["event"] for entry in entries(out)] == ["odd", "no number"]
+    assert [entry["event"] for entry in entries(out)] == ["odd", "no number", "no text"]
     assert entries(out)[1]["loss"] == "nan"
 
 

@@ -250,7 +250,7 @@ def test_secrets_never_show(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     shown += [refused(**given, **{"kafka.topic": "a b", "store.bucket": "X"}), refused(**{"kafka.security": "SSL"})]
     monkeypatch.setenv("HEADRACE_KAFKA_SECURITY", "wrong")
-    shown.append(refused())
+    shown += [refused(), refused(**{"store.secret_key": list(SECRETS.values())})]
 
     assert set(settings.secrets()) == set(SECRETS.values())
     assert not [(secret, text) for secret in SECRETS.values() for text in shown if secret in text]
