@@ -351,3 +351,23 @@ def test_without_hard_links_creation_is_still_once(store: DirectoryStore, monkey
 
     assert sum(won) == 40
     assert scratch(store) == []
+
+
+def test_a_folder_removed_before_publishing_is_made_again(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delete that empties the folder between its making and the new object's name costs another try, no error."""
+    link = Path.hardlink_to
+    removed: list[Path] = []
+
+    def remove_folder_first(self: Path, target: Path) -> None:
+        if not removed:
+            self.parent.rmdir()
+            removed.append(self.parent)
+        link(self, target)
+
+    monkeypatch.setattr(Path, "hardlink_to", remove_folder_first)
+    store.put("folder/a", b"1", if_absent=True)
+
+    assert removed == [store.root / "folder"]
+    assert store.get("folder/a").data == b"1"
