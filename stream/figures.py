@@ -112,7 +112,8 @@ class Figures:
         self._meter.add("headrace_scored_events_total", report.scores.scored)
         self._meter.add("headrace_new_entities_total", report.learned.new_users, kind="user")
         self._meter.add("headrace_new_entities_total", report.learned.new_items, kind="item")
-        self._meter.observe("headrace_learn_seconds", report.seconds["score"] + report.seconds["learn"])
+        if report.seconds:
+            self._meter.observe("headrace_learn_seconds", report.seconds["score"] + report.seconds["learn"])
         for step, seconds in report.seconds.items():
             self._meter.observe("headrace_step_seconds", seconds, step=step)
         self._age("trained", report.newest_ms)

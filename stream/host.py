@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import msgspec
 import numpy as np
 
 from model import kernels, snapshot
-from model.batch import Strings
+from model.batch import Learned, Scores, Strings
 from model.config import LearnerConfig
 from model.learner import Learner
 from model.view import ServingView
@@ -37,6 +38,7 @@ from stream.ports import ObjectStore
 STREAM_PART = "stream"
 IDS = "ids.parquet"
 MODEL = "model.json"
+UNSCORED = Scores(0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class LearnerHost:
             raise LearnerFailed(
                 f"plan {plan.seq} does not follow on plan {self._position.seq}: refused, so that nothing is learned out of order"
             )
-        report = self._learn(planned)
+        report = self._learn(planned) if len(planned.batch) else self._report(plan.seq, Learned(0, math.nan, 0, 0), UNSCORED)
         self._advance(planned)
         return report
 
@@ -183,15 +185,15 @@ class LearnerHost:
         done = time.perf_counter()
         self._view.publish(self._learner)
         published = time.perf_counter()
+        seconds = {"score": scored - started, "learn": done - scored, "publish": published - done}
+        report = self._report(planned.plan.seq, learned, scores)
+        return replace(report, seconds=seconds, newest_ms=int(batch.times.max()))
+
+    def _report(self, seq: int, learned: Learned, scores: Scores) -> LearnReport:
+        """How the model stands, with what a plan did to it."""
+        model = self._learner
         return LearnReport(
-            planned.plan.seq,
-            learned=learned,
-            scores=scores,
-            seconds={"score": scored - started, "learn": done - scored, "publish": published - done},
-            rows=self._learner.rows(),
-            quality=self._learner.quality(),
-            drift=self._learner.drift(),
-            newest_ms=int(batch.times.max()) if len(batch) else 0,
+            seq, learned=learned, scores=scores, rows=model.rows(), quality=model.quality(), drift=model.drift()
         )
 
     def _advance(self, planned: PlannedBatch) -> None:

@@ -178,3 +178,6 @@ class Executor(Protocol):
 
     def submit(self, fn: Any, /, *args: Any) -> Future[Any]:
         """Queue `fn(*args)`."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more jobs; wait for the one that runs, drop those that wait if told to."""

@@ -24,7 +24,7 @@ from stream.opening import Opened, Opening, Start
 from stream.patience import Patience
 from stream.planner import Slots
 from stream.policy import Backoff
-from stream.ports import Clock, DeadLetters, EventSource, LiveLearner, Meter, ObjectStore
+from stream.ports import Clock, DeadLetters, EventSource, Executor, LiveLearner, Meter, ObjectStore
 from stream.probe import probe
 from stream.recovery import Archive
 
@@ -62,12 +62,13 @@ class Orders:
 class Service:
     """One lineage, one loop. Made and run by one thread; `stop`, `health` and `recommend` may be called by others."""
 
-    def __init__(self, doors: Doors, orders: Orders) -> None:
+    def __init__(self, doors: Doors, orders: Orders, worker: Executor | None = None) -> None:
+        """`worker`: where what may block runs, one thread by default."""
         self._doors = doors
         self._orders = orders
         self._give_up = threading.Event()
         self._stopping = threading.Event()
-        self._worker = ThreadPoolExecutor(1, "headrace-commit")
+        self._worker = worker or ThreadPoolExecutor(1, "headrace-commit")
         self._stagers = ThreadPoolExecutor(_STAGERS, "headrace-stage")
         self.figures = Figures(doors.meter, doors.clock)
         self.opened: Opened | None = None
