@@ -40,6 +40,15 @@ def test_batch_size_does_not_matter() -> None:
     assert wide.scores()["loss"] > 1.0
 
 
+def test_a_new_level_becomes_normal() -> None:
+    """Half a million clicks after a change, the long window has followed."""
+    signals = Signals()
+    for value in [1.0] * 200 + [2.0] * 1000:
+        signals.update(dict.fromkeys(SIGNALS, value), 500)
+
+    assert 0.0 < signals.scores()["loss"] < 0.5
+
+
 def test_nothing_yet_is_no_drift() -> None:
     """Before the first batch, and after one only, every score is 0."""
     signals = Signals()

@@ -11,6 +11,7 @@ import pytest
 from model import ranking, snapshot
 from model.batch import Batch, Coded, Int64, Strings
 from model.config import LearnerConfig
+from model.kernels import NEVER
 from model.learner import Learner
 from tests.model.streams import SMALL, cycle_batches, random_batches, run
 
@@ -244,6 +245,21 @@ def test_empty_context_forgets_the_stream_only() -> None:
     assert learner.rows() == rows
     np.testing.assert_array_equal(learner.items["vector"], vectors)
     assert math.isfinite(learner.learn(random_batches(1, 40)[0]).loss)
+
+
+def test_later_rows_remember_nothing() -> None:
+    """Items and users that came after the context was taken keep their rows, but nothing of the stream."""
+    learner, batches = Learner(SMALL), random_batches(6, 40)
+    run(learner, batches[:2])
+    kept, rows = learner.context(), learner.rows()
+    run(learner, batches[2:])
+
+    learner.reset_context(kept)
+
+    assert learner.rows()["items"] > rows["items"]
+    assert (learner.items["log_counts"][rows["items"] :] == NEVER).all()
+    assert (learner.items["long_count"][rows["items"] :] == 0).all()
+    assert (learner.users["clicks"][rows["users"] :] == -1).all()
 
 
 def test_foreign_context_is_refused() -> None:

@@ -30,7 +30,9 @@ def test_growth_keeps_values_and_fills_new_rows() -> None:
     """Values survive every growth; new rows hold the fill value; views have exactly the rows in use."""
     table = Table(COLUMNS)
     for size in (1, 50, 1000):
+        before = table["vector"].copy()
         table.intern([f"id{k}" for k in range(size)])
+        np.testing.assert_array_equal(table["vector"][: len(before)], before)
         table["vector"][: size // 2 + 1] = 7.0
         table["count"][0] = 5
 
