@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 import numba
 import numpy as np
 
-from model.batch import Float32, Float64, Int32, UInt8
+from model.batch import Float32, Float64, Int32
 
 F = TypeVar("F", bound=Callable[..., Any])
 NEVER = -1e18
@@ -122,23 +122,6 @@ def extend(
 
 
 @kernel
-def own_candidates(targets: Int32, clicked: Int32, own: Int32) -> None:
-    """Write own [B, C] = the target, then the distinct other items of the context, then -1."""
-    for b in range(own.shape[0]):
-        own[b, 0] = targets[b]
-        count = 1
-        for k in range(clicked.shape[1]):
-            item = clicked[b, k]
-            fresh = item >= 0
-            for c in range(count):
-                fresh = fresh and own[b, c] != item
-            if fresh:
-                own[b, count] = item
-                count += 1
-        own[b, count:] = -1
-
-
-@kernel
 def own_logits(
     own: Int32,
     clicked: Int32,
@@ -170,15 +153,6 @@ def own_logits(
                 if clicked[b, k] == item:
                     logit += repeats[k]
             logits[b, c] = logit
-
-
-@kernel
-def mask_own(own: Int32, slots: Int32, logits: Float32) -> None:
-    """Mask in logits [B, M] the negatives that are own candidates; `slots` [items] is -1 or the negative's column."""
-    for b in range(own.shape[0]):
-        for c in range(own.shape[1]):
-            if own[b, c] >= 0 and slots[own[b, c]] >= 0:
-                logits[b, slots[own[b, c]]] = -np.inf
 
 
 @kernel
@@ -329,13 +303,3 @@ def update_inputs(
                 _descend(inputs, input_sums, item, dhx, b, scale * weight, weight * weight * square, steps)
         if 0 <= users[b] < known_users:
             _descend(vectors, vector_sums, users[b], dhx, b, scale, square, steps)
-
-
-@kernel
-def touch(rows: Int32, flags: UInt8, order: Int32, count: Int32) -> None:
-    """Append to order[:count[0]] the rows [n] that are not flagged yet, and flag them; negative rows are no rows."""
-    for row in rows:
-        if row >= 0 and not flags[row]:
-            flags[row] = 1
-            order[count[0]] = row
-            count[0] += 1

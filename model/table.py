@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.batch import Int32, Strings
+from model.batch import Int32, Strings, UInt8
+from model.kernels import kernel
 
 Array = npt.NDArray[Any]
 
@@ -123,3 +124,13 @@ def _grown(array: Array, size: int) -> Array:
     larger = np.zeros(max(size, len(array) + len(array) // 2), array.dtype)
     larger[: len(array)] = array
     return larger
+
+
+@kernel
+def touch(rows: Int32, flags: UInt8, order: Int32, count: Int32) -> None:
+    """Append to order[:count[0]] the rows [n] that are not flagged yet, and flag them; negative rows are no rows."""
+    for row in rows:
+        if row >= 0 and not flags[row]:
+            flags[row] = 1
+            order[count[0]] = row
+            count[0] += 1

@@ -13,8 +13,9 @@ from model.batch import Float32, Float64, Int32
 from model.losses import softmax_gradient
 from model.parts import embedding
 from model.parts.mixing import Mixing
-from model.sampling import DRAWS_PER_NEGATIVE, draw_negatives
+from model.sampling import DRAWS_PER_NEGATIVE, draw_negatives, mask_own, own_candidates
 from model.state import State
+from model.table import touch
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ class Trainer:
         shared: Float32 = hx @ extended.T
         slots = items["slot"]
         slots[rows] = np.arange(len(rows), dtype=np.int32)
-        kernels.mask_own(own, slots, shared)
+        mask_own(own, slots, shared)
         slots[rows] = -1
         loss = softmax_gradient(logits, shared, block.weights)
         dhx: Float32 = shared @ extended
@@ -115,7 +116,7 @@ class Trainer:
     def touch(self, table: str, rows: Int32) -> None:
         """Note rows of "users" or "items" that a serving view must copy."""
         columns = self._state.users if table == "users" else self._state.items
-        kernels.touch(rows.ravel(), columns["touched"], columns["touched_order"], self._touched[table])
+        touch(rows.ravel(), columns["touched"], columns["touched_order"], self._touched[table])
 
     def take_touched(self, table: str) -> Int32:
         """The rows noted since the last call, int32, in the order of their first touch."""
@@ -153,7 +154,7 @@ class Trainer:
         """Own candidates [B, C], their logits [B, C] and popularity features [B, C, P]."""
         state, items = self._state, self._state.items
         own = np.empty((len(block), block.clicked.shape[1] + 1), np.int32)
-        kernels.own_candidates(block.targets, block.clicked, own)
+        own_candidates(block.targets, block.clicked, own)
         logits = np.empty(own.shape, np.float32)
         features = np.zeros((*own.shape, len(state.totals)), np.float32)
         kernels.own_logits(
