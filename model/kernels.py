@@ -39,14 +39,12 @@ def kernel(function: F) -> F:
 
 def compiled() -> int:
     """How many kernels this process had to compile because the cache on disk did not have them."""
-    return sum(
-        sum(dispatcher.stats.cache_misses.values()) for dispatcher in _dispatchers if hasattr(dispatcher, "stats")
-    )
+    return sum(sum(d.stats.cache_misses.values()) for d in _dispatchers if hasattr(d, "stats"))
 
 
 def loaded() -> int:
     """How many kernels this process took from the cache on disk."""
-    return sum(sum(dispatcher.stats.cache_hits.values()) for dispatcher in _dispatchers if hasattr(dispatcher, "stats"))
+    return sum(sum(d.stats.cache_hits.values()) for d in _dispatchers if hasattr(d, "stats"))
 
 
 @kernel
@@ -187,8 +185,7 @@ def own_backward(
                 if clicked[b, k] == item:
                     dweights[b, 1 + counters + k] += gradient
         dweights[b, 0] = _dot(h, b, dhx, b, d)
-        for p in range(counters):
-            dweights[b, 1 + p] = dhx[b, d + p]
+        dweights[b, 1 : 1 + counters] = dhx[b, d : d + counters]
         if own[b, 0] >= known_items:
             dweights[b, :] = 0.0
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import ranking
@@ -17,6 +17,7 @@ from tests.model import naive
 from tests.model.streams import SMALL, random_batches, run
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(-2, 2), min_size=5, max_size=5), min_size=1, max_size=4), st.integers(0, 4))
 def test_ranks_average_ties(columns: list[list[int]], target: int) -> None:
     """Ranks equal the naive ones over few distinct values, where nearly everything ties."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.table import Column, Table
@@ -12,6 +12,7 @@ from model.table import Column, Table
 COLUMNS = {"vector": Column(3, np.float32), "count": Column(0, np.int32, -1), "slot": Column(0, np.int32, kept=False)}
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.text(max_size=4), max_size=9), max_size=9))
 def test_rows_are_numbered_by_first_appearance(batches: list[list[str]]) -> None:
     """Whatever comes, in whatever portions, an id's row is its place among the distinct ids; the text agrees."""
