@@ -8,24 +8,21 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
 from kafka.errors import (
     AuthorizationError,
     IncompatibleBrokerVersion,
     InvalidTopicError,
     KafkaError,
     KafkaTimeoutError,
-    SaslAuthenticationFailedError,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
-    UnsupportedSaslMechanismError,
     for_code,
 )
 
 from stream.errors import HeadraceError, SourceRefused, StoreUnavailable
-from stream.kafka_repair import NAMES_URL, Clients
+from stream.kafka_repair import LOGIN_ERRORS, NAMES_URL, Clients
 
-LOGIN_ERRORS = (SaslAuthenticationFailedError, UnsupportedSaslMechanismError)
 REFUSALS = (*LOGIN_ERRORS, AuthorizationError, InvalidTopicError, IncompatibleBrokerVersion)
 _PROBE_SECONDS = 2.0
 
@@ -124,6 +121,18 @@ def ensure_topic(settings: KafkaSettings, topic: str, partitions: int = -1, **co
                 f"Create it: kafka-topics.sh --create --topic {topic} --bootstrap-server {settings.servers[0]}"
             ) from error
         return True
+
+
+def retention_ms(settings: KafkaSettings, topic: str) -> int:
+    """After how many milliseconds, by their own time, the topic's messages may be deleted; -1: never, or not told."""
+    asked = ConfigResource(ConfigResourceType.TOPIC, topic, {"retention.ms": None})
+    with closing(connect(KafkaAdminClient, settings)) as admin:
+        try:
+            told = admin.describe_configs([asked], config_filter="all")
+        except KafkaError:
+            # Reading a topic's configuration is a right of its own, which a producer need not have.
+            return -1
+        return int(told["topic"][topic]["retention.ms"]["value"])
 
 
 def _described(admin: Any, settings: KafkaSettings, topic: str) -> list[int]:

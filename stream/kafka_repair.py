@@ -6,6 +6,7 @@
    `read_any_header_key` has such a key read with replacement characters.
 3. A connection that fails leaves its socket to the garbage collector, and a client whose start fails leaves its network
    thread running for ever. `BackgroundNames` and `Clients` close them.
+4. A refused login is tried again and again, then reported as a time-out. `Clients` make it an error at the next try.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ import threading
 import time
 from typing import Any
 
+from kafka.errors import SaslAuthenticationFailedError, UnsupportedSaslMechanismError
 from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import KafkaNetSocket
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
 from kafka.record.default_records import DefaultRecordBatch
 
+LOGIN_ERRORS = (SaslAuthenticationFailedError, UnsupportedSaslMechanismError)
 NAMES_URL = "headrace-names://"
 LOOKUP_SECONDS_MAX = 0.2
 FRESH_SECONDS = 30.0
@@ -80,6 +85,27 @@ class BackgroundNames(KafkaNetSocket):  # type: ignore[misc]  # kafka-python has
             raise
 
 
+class _Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has no types
+    def __init__(self, net: Any, **options: Any) -> None:
+        super().__init__(net, **options)
+        self._logins_refused: dict[Any, BaseException] = {}
+
+    def get_connection(self, node_id: Any, *place: Any, **more: Any) -> Any:
+        connection = super().get_connection(node_id, *place, **more)
+
+        def note(error: BaseException) -> None:
+            if isinstance(error, LOGIN_ERRORS):
+                self._logins_refused[node_id] = error
+
+        connection.init_future.add_errback(note)
+        return connection
+
+    def maybe_raise_auth_failure(self, node_id: Any) -> None:
+        if node_id in self._logins_refused:
+            raise self._logins_refused[node_id]
+        super().maybe_raise_auth_failure(node_id)
+
+
 class Clients:
     """Makes the network part of kafka-python's clients (their option `kafka_client`), and remembers it for `close`."""
 
@@ -88,7 +114,8 @@ class Clients:
 
     def __call__(self, **options: Any) -> KafkaNetClient:
         """A network client that behaves as kafka-python's own."""
-        self._made.append(KafkaNetClient(**options))
+        net = NetworkSelector(**options)
+        self._made.append(KafkaNetClient(net, _Connections(net, **options), **options))
         return self._made[-1]
 
     def close(self) -> None:

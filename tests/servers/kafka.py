@@ -47,6 +47,7 @@ listener.name.tls.ssl.keystore.password={store_password}
 listener.name.tls.ssl.key.password={store_password}
 log.dirs={directory}/log
 auto.create.topics.enable=false
+log.retention.ms=-1
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=1
 share.coordinator.state.topic.replication.factor=1
