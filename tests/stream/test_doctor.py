@@ -18,6 +18,7 @@ import pytest
 
 from stream import doctor
 from stream.doctor import Check, checks, diagnose
+from stream.errors import StoreRefused
 from stream.kafka_link import ensure_topic
 from stream.settings import OPTIONS, Settings
 from stream.wiring import kafka_settings, open_store
@@ -122,7 +123,7 @@ def test_ray_down(local: dict[str, object], closed_port: int) -> None:
     check = found(local, "ray")
 
     assert check.state == "fail"
-    assert f"ray://127.0.0.1:{closed_port}" in check.detail
+    assert f"nothing listens at RAY_ADDRESS=ray://127.0.0.1:{closed_port}" in check.detail
     assert "RAY_ADDRESS" in check.remedy
     assert "RAY_AUTH_TOKEN" in check.remedy
 
@@ -139,6 +140,21 @@ def test_http_port_taken(local: dict[str, object]) -> None:
 def test_http_off(local: dict[str, object]) -> None:
     """Switched off is worth a warning: nobody will see the service's health."""
     assert found(local | {"http.enabled": False}, "http").state == "warn"
+
+
+@pytest.mark.parametrize("error", [StoreRefused("two\nlines"), RuntimeError("two\nlines")])
+def test_error_of_any_kind(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever an examination raises becomes one line, and the others go on."""
+
+    def ill(_settings: Settings) -> Iterator[Check]:
+        raise error
+
+    whole = {"store": ill, "configuration": doctor._EXAMINATIONS["configuration"]}
+    monkeypatch.setattr(doctor, "_EXAMINATIONS", whole)
+    first, second = checks(Settings.load())
+
+    assert (first.state, second.state) == ("fail", "ok")
+    assert first.detail.endswith("two lines")
 
 
 def test_configuration_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
