@@ -39,7 +39,9 @@ class Proxy:
         server, to_server = await asyncio.open_connection(address.hostname, address.port)
         requests = asyncio.create_task(self._requests(client, to_server))
         try:
-            await self._replies(server, to_client)
+            # Cancelled when the proxy ends; Python 3.11 would log that as an error of ours.
+            with suppress(asyncio.CancelledError):
+                await self._replies(server, to_client)
         finally:
             requests.cancel()
             for writer in (to_client, to_server):
