@@ -123,6 +123,8 @@ class _Walk:
         if first == 0:
             self._ledger.begin()
         yield from self._archives.read(first)
+        if first == self._archives.last + 1:
+            yield from self._archives.settle(self._ledger)
         for _, _, step in heapq.merge(self._plans(), self._checkpoints(), key=lambda entry: entry[:2]):
             yield from self._checkpoint(step) if isinstance(step, Folder) else self._plan(step)
             self._options.told(self.verdict)
