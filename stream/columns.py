@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -10,15 +9,16 @@ from zlib import crc32
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model.batch import Int64
 from stream.errors import ConfigError
 from stream.readers import Indices, UInt32
+from stream.stamps import Refused, Timestamp, read, read_all
 
 REQUIRED = ("user_id", "product_id")
 OPTIONAL = ("timestamp", "event_type", "event_id")
+_BLOCK_ROWS = 16_384
 _MS_READ_AS_MS = 100_000_000_000
 """Epoch numbers below this one (March 1973) are read as seconds, so older times travel as text."""
 
@@ -114,11 +114,9 @@ def _stamps(column: Any, rows: int, path: Path) -> tuple[Any, Int64]:
     kind = column.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return _stamps_of_moments(column)
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        numbers = pc.fill_null(column.cast(pa.float64(), safe=False), 0.0).to_numpy(zero_copy_only=False)
-        return column, epoch_ms(numbers)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return column, _times_of_texts(column)
+    allowed = (pa.types.is_integer, pa.types.is_floating, pa.types.is_string, pa.types.is_large_string)
+    if any(is_kind(kind) for is_kind in allowed):
+        return column, _times(column)
     raise ConfigError(f"{path}: column timestamp is of type {kind}; a timestamp, a number or ISO 8601 is expected")
 
 
@@ -132,28 +130,21 @@ def _stamps_of_moments(column: Any) -> tuple[Any, Int64]:
     return pa.array(text, pa.string(), mask=millis.is_null().to_numpy(zero_copy_only=False)), times
 
 
-def epoch_ms(numbers: Any) -> Int64:
-    """Milliseconds [n] of epoch numbers [n] in seconds, milliseconds, microseconds or nanoseconds, told by their size;
-    0 where a number is no time.
-    """
-    valid = np.isfinite(numbers) & (numbers >= 0) & (numbers < 1e20)
-    safe = np.where(valid, numbers, 0.0)
-    scale = np.select([safe < 1e11, safe < 1e14, safe < 1e17], [1e3, 1.0, 1e-3], 1e-6)
-    times: Int64 = np.rint(safe * scale).astype(np.int64)
+def _times(column: Any) -> Int64:
+    """Milliseconds [n] of numbers or texts as decoding reads them; 0 where it would refuse one."""
+    blocks = [column.slice(start, _BLOCK_ROWS).to_pylist() for start in range(0, len(column), _BLOCK_ROWS)]
+    return np.concatenate([_block_times(block) for block in blocks])
+
+
+def _block_times(stamps: list[Timestamp]) -> Int64:
+    times = read_all(stamps, np.zeros(len(stamps), np.int64))
+    if times is None:
+        times = np.fromiter((_time(stamp) for stamp in stamps), np.int64, len(stamps))
     return times
 
 
-def _times_of_texts(column: Any) -> Int64:
-    return np.fromiter((_time_of_text(text) for text in column.to_pylist()), np.int64, len(column))
-
-
-def _time_of_text(text: str | None) -> int:
-    if text is None:
-        return 0
+def _time(stamp: Timestamp) -> int:
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
+        return read(stamp, 0)
+    except Refused:
         return 0
-    if moment.tzinfo is None:
-        return int(np.datetime64(moment, "ms").astype(np.int64))
-    return int(moment.timestamp() * 1000)

@@ -89,7 +89,7 @@ def connect(make: Any, settings: KafkaSettings, **options: Any) -> Any:
     """A kafka-python client that has reached the cluster, or `SourceRefused` after `start_seconds_max`."""
     clients = Clients()
     try:
-        return make(**client_options(settings), kafka_client=clients, **options)
+        return make(**{**client_options(settings), **options}, kafka_client=clients)
     except KafkaError as error:
         clients.close()
         raise refused(error, settings) from error

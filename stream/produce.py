@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
 
@@ -115,9 +116,11 @@ class _Publisher:
         """Hand over the rows of `block`; blocks while the producer's buffer is full."""
         self._check()
         send, topic = self._producer.send, self._settings.topic
-        times = rows.times[block.start : block.stop].tolist() if self._event_times else [0] * len(block)
+        times = rows.times[block.start : block.stop] if self._event_times else np.zeros(len(block), np.int64)
+        # Brokers refuse record times of the future; such an event gets the time of publishing.
+        stamps = np.where(times < time.time() * 1000, times, 0).tolist()
         try:
-            for line, key, stamp in zip(rows.lines(block), rows.keys(block), times, strict=True):
+            for line, key, stamp in zip(rows.lines(block), rows.keys(block), stamps, strict=True):
                 future = send(topic, line, key=key, timestamp_ms=stamp or None)
                 future.add_errback(self._note)
                 self.size += len(line or b"")

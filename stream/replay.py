@@ -6,6 +6,7 @@ import os
 import time
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -174,7 +175,7 @@ class FileDeadLetters:
         self._path = Path(path)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("ab")
+            self._file = self._path.open("ab", buffering=0)
         except OSError as error:
             raise SourceRefused(
                 f"dead letters cannot be written to {self._path}: {error.strerror}. Name a file in a writable folder"
@@ -184,11 +185,15 @@ class FileDeadLetters:
         if not rejects:
             return
         lines = b"".join(msgspec.json.encode(_letter(reject)) + b"\n" for reject in rejects)
+        before = self._file.seek(0, os.SEEK_END)
         try:
-            self._file.write(lines)
-            self._file.flush()
+            while lines:
+                lines = lines[self._file.write(lines) :]
             os.fsync(self._file.fileno())
         except OSError as error:
+            # No torn line may stay behind: the next letters would be written on its end.
+            with suppress(OSError):
+                self._file.truncate(before)
             raise StoreUnavailable(f"dead letters could not be written to {self._path}: {error.strerror}") from error
 
     def close(self) -> None:
