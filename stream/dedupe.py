@@ -12,7 +12,7 @@ from itertools import islice
 
 import numpy as np
 
-from stream.events import Decoded, Span
+from stream.events import Decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Window:
         self.advance(event_ids)
 
     def split(self, ranges: Sequence[Decoded]) -> Deduped:
-        """Tell first sightings from duplicates, in the order of `ranges`. Changes nothing: a refused batch can be retried."""
+        """Tell first sightings from duplicates, in the order of `ranges`. Changes nothing: a refused batch comes again."""
         fresh: dict[str, None] = {}
         kept, duplicates = [], []
         for decoded in ranges:
@@ -43,8 +43,11 @@ class Window:
         return Deduped(kept, duplicates, list(fresh))
 
     def advance(self, event_ids: Iterable[str]) -> None:
-        """Enter ids, in order, and let the oldest go."""
-        self._seen.update(dict.fromkeys(event_ids))
+        """Enter ids, in order, and let the oldest go. An id that comes back is as young as its return."""
+        latest_first = dict.fromkeys(reversed(list(event_ids)))
+        for key in latest_first:
+            self._seen.pop(key, None)
+        self._seen.update(dict.fromkeys(reversed(latest_first)))
         for key in list(islice(self._seen, max(0, len(self._seen) - self._limit))):
             del self._seen[key]
 
