@@ -33,7 +33,7 @@ class Window:
         self.advance(event_ids)
 
     def split(self, ranges: Sequence[Decoded]) -> Deduped:
-        """Tell first sightings from duplicates, in the order of `ranges`. Changes nothing: a refused batch comes again."""
+        """Tell first sightings from duplicates, in the order of `ranges`. Changes nothing: a batch may come again."""
         fresh: dict[str, None] = {}
         kept, duplicates = [], []
         for decoded in ranges:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 CURRENT = "CURRENT"
 MANIFEST = "MANIFEST.json"
-_SEQ = re.compile(r"/(?:plan|checkpoint)/(\d{20})(?:\.json|/MANIFEST\.json)$")
+_SEQ = re.compile(r"/(?:plan/([0-9]{20})\.json|checkpoint/([0-9]{20})/MANIFEST\.json)\Z")
 _SAFE = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
@@ -97,7 +97,7 @@ def join(*parts: str) -> str:
 def seq_of(key: str) -> int | None:
     """The sequence number in a plan's or a manifest's key; None for any other key."""
     match = _SEQ.search("/" + key)
-    return int(match.group(1)) if match else None
+    return int(match[1] or match[2]) if match else None
 
 
 def is_safe(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -13,11 +14,15 @@ from stream.staged import digest
 FORMAT = 1
 
 
-class _Document(msgspec.Struct):
+class _Header(msgspec.Struct):
     format: int
+
+
+class _Document(_Header):
     plan: Plan
 
 
+_header = msgspec.json.Decoder(_Header)
 _decoder = msgspec.json.Decoder(_Document)
 
 
@@ -30,12 +35,12 @@ def encode(plan: Plan) -> bytes:
 def decode(data: bytes, name: str) -> Plan:
     """The plan in `data`. Raises StoreRefused naming `name` when it is not one, or is of a format not known here."""
     try:
-        document = _decoder.decode(data)
-    except msgspec.MsgspecError as error:
-        raise StoreRefused(f"{name} is not a plan: {error}") from error
-    if document.format != FORMAT:
-        raise StoreRefused(f"{name} has plan format {document.format}, this version of Headrace reads {FORMAT}")
-    return document.plan
+        found = _header.decode(data).format  # first: another format's fields may be other ones
+        if found != FORMAT:
+            raise StoreRefused(f"{name} has plan format {found}, this version of Headrace reads {FORMAT}")
+        return _decoder.decode(data).plan
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise StoreRefused(f"{name} is not a plan: {error}. Restore it from a backup.") from error
 
 
 def sha256(data: bytes) -> str:
@@ -50,18 +55,30 @@ def count(planned: PlannedRange) -> tuple[int, int, int]:
     return planned.staged.rows if planned.staged is not None else 0, rejected, duplicates
 
 
-def check_ranges(plan: Plan, next_offsets: dict[int, int], name: str) -> None:
-    """Each range begins where the one before of its partition ended, and accounts for all of its offsets.
+def check_ranges(plan: Plan, next_offsets: Mapping[int, int], name: str) -> None:
+    """Each range begins where the one before of its partition ended, and accounts for each of its offsets once.
 
     Raises StoreRefused naming `name`, partition and offsets.
     """
+    ends = dict(next_offsets)
     for planned in plan.ranges:
-        expected = next_offsets.get(planned.partition, planned.start)
+        where = f"{name}: partition {planned.partition}"
+        expected = ends.get(planned.partition, planned.start)
         if planned.start != expected:
-            raise StoreRefused(
-                f"{name}: partition {planned.partition} begins at offset {planned.start}, the plan before ended at {expected}"
-            )
+            raise StoreRefused(f"{where} begins at offset {planned.start}, the range before it ended at {expected}")
         if sum(count(planned)) + planned.absent != planned.end - planned.start:
-            raise StoreRefused(
-                f"{name}: partition {planned.partition}, offsets {planned.start} to {planned.end}, are not all accounted for"
-            )
+            raise StoreRefused(f"{where}, offsets {planned.start} to {planned.end}, are not all accounted for")
+        if not _apart(planned):
+            raise StoreRefused(f"{where}, offsets {planned.start} to {planned.end}, has some in two places or outside")
+        ends[planned.partition] = planned.end
+
+
+def _apart(planned: PlannedRange) -> bool:
+    """Whether all spans lie inside the range and no two of them share an offset."""
+    spans = sorted([*(span for runs in planned.rejected.values() for span in runs), *planned.duplicates])
+    at = planned.start
+    for start, end in spans:
+        if not at <= start < end:
+            return False
+        at = end
+    return at <= planned.end and planned.absent >= 0

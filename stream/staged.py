@@ -1,7 +1,7 @@
 """Clicks as Parquet, and as the arrays that the learner takes: one table format for staging, archive and replay.
 
-What is learned is always built from such a table, whether it comes fresh from decoding or back from the store, so that a
-replay gives the learner the same arrays, element by element.
+What is learned is always built from such a table, whether it comes fresh from decoding or back from the store, so that
+a replay gives the learner the same arrays, element by element.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ SCHEMA = pa.schema(
     ]
 )
 BYTES_MAX = 1 << 30
-"""A staged object that claims to hold more than this, decompressed, is not ours: refused before it is read."""
+ROWS_MAX = 1 << 20
+"""A staged object that claims to hold more bytes than this, decompressed, or more clicks than this, is not ours:
+refused before it is read."""
 
 
 def to_table(decoded: Decoded) -> pa.Table:
@@ -51,12 +53,22 @@ def decode(data: bytes, name: str) -> pa.Table:
     """Parquet bytes as a table of `SCHEMA`. Raises StoreRefused naming `name` for anything else."""
     try:
         file = pq.ParquetFile(io.BytesIO(data))
-        size = sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))
-        if size > BYTES_MAX or not file.schema_arrow.equals(SCHEMA):
-            raise StoreRefused(f"{name} is not a staged object of Headrace (its columns or its size are others)")
-        return file.read()
+        _check_claims(file, name)
+        table = file.read()
+        table.validate(full=True)  # text that is no UTF-8 would stop the learner
+        return table
     except (pa.ArrowException, OSError) as error:
         raise StoreRefused(f"{name} is not readable as Parquet: {error}") from error
+
+
+def _check_claims(file: pq.ParquetFile, name: str) -> None:
+    """Raise StoreRefused unless columns and size are those of a staged object."""
+    if not file.schema_arrow.equals(SCHEMA):
+        raise StoreRefused(f"{name} is not a staged object of Headrace: its columns are {file.schema_arrow.names}")
+    groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
+    size, rows = sum(group.total_byte_size for group in groups), sum(group.num_rows for group in groups)
+    if size > BYTES_MAX or max(rows, file.metadata.num_rows) > ROWS_MAX:
+        raise StoreRefused(f"{name} is not a staged object of Headrace: {rows} clicks in {size} bytes are too many")
 
 
 def digest(data: bytes) -> str:
@@ -68,8 +80,8 @@ def to_batch(tables: Sequence[pa.Table]) -> tuple[Batch, Strings]:
     """The clicks of some tables in order, as one batch, and the event ids among them in order."""
     table = pa.concat_tables(tables).combine_chunks() if tables else SCHEMA.empty_table()
     times = np.asarray(table["timestamp"].cast(pa.int64()).to_numpy())
-    coded = [_coded(table[name]) for name in ("user_id", "product_id", "event_type")]
-    return Batch(*coded, times), _strings(pc.drop_null(table["event_id"]))
+    users, items, types = (_coded(table[name]) for name in ("user_id", "product_id", "event_type"))
+    return Batch(users, items, types, times), _strings(pc.drop_null(table["event_id"]))
 
 
 def _coded(column: pa.ChunkedArray) -> Coded:
