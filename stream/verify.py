@@ -24,7 +24,7 @@ from stream.verify_verdict import Options, Verdict
 
 __all__ = ["Breach", "Options", "Verdict", "prove", "verify"]
 
-_PLAN = re.compile(r"(\d{20})\.json")
+_PLAN = re.compile(r"([0-9]{20})\.json")
 
 
 def verify(

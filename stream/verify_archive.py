@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stream.errors import NotFound
 from stream.ports import ObjectInfo, ObjectStore
 from stream.verify_forms import Breach, Malformed
 from stream.verify_ledger import Ledger
@@ -16,7 +15,7 @@ from stream.verify_reading import Rows, archived_rows
 
 GROUP = 64
 """Plans in one archive object."""
-_NAME = re.compile(r"(\d{20})-(\d{20})\.parquet")
+_NAME = re.compile(r"([0-9]{20})-([0-9]{20})\.parquet")
 
 Print = tuple[int, int, int]
 """Of one staged object: clicks, first and last offset."""
@@ -81,8 +80,6 @@ class Archives:
         overlaps = first_plan is not None and first_plan <= last
         try:
             yield from self._clicks(info, overlaps=overlaps)
-        except NotFound:
-            yield Breach("archive_form", info.key, "it was there a moment ago and is gone")
         except Malformed as error:
             self.trained = None
             yield Breach("archive_form", info.key, str(error))

@@ -13,7 +13,7 @@ from stream.verify_forms import Breach, Malformed, ManifestDoc, PartDoc, parse_m
 from stream.verify_reading import check_object, document, exists
 
 _MANIFEST = "MANIFEST.json"
-_SEQ = re.compile(r"\d{20}")
+_SEQ = re.compile(r"[0-9]{20}")
 _HASHED = 16
 
 

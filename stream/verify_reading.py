@@ -21,6 +21,8 @@ DOCUMENT_BYTES_MAX: Final = 64 << 20
 """Of a plan or a manifest."""
 _CHUNK_BYTES: Final = 8 << 20
 _UNPACKED_BYTES_MAX: Final = 1 << 30
+_ROWS_MAX: Final = 1 << 20
+"""Of one staged object: a million equal rows take a few bytes packed, and hundreds of megabytes when they are read."""
 _COLUMNS: Final = {
     "offset": "int64 not null",
     "user_id": "string not null",
@@ -78,8 +80,7 @@ def staged_rows(data: bytes) -> Rows:
     try:
         file = pq.ParquetFile(io.BytesIO(data))
         _check_columns(file)
-        if _unpacked(file, range(file.metadata.num_row_groups)) > _UNPACKED_BYTES_MAX:
-            raise Malformed(f"it claims to hold more than {_UNPACKED_BYTES_MAX} bytes, unpacked")
+        _check_claims(file, range(file.metadata.num_row_groups))
         return _rows(file.read())
     except (pa.ArrowException, OSError) as error:
         raise Malformed(f"it is not readable as Parquet: {error}") from error
@@ -91,8 +92,7 @@ def archived_rows(store: ObjectStore, info: ObjectInfo) -> Iterator[Rows]:
         file = pq.ParquetFile(_Ranged(store, info))
         _check_columns(file)
         for group in range(file.metadata.num_row_groups):
-            if _unpacked(file, range(group, group + 1)) > _UNPACKED_BYTES_MAX:
-                raise Malformed(f"row group {group} claims to hold more than {_UNPACKED_BYTES_MAX} bytes, unpacked")
+            _check_claims(file, range(group, group + 1))
             yield _rows(file.read_row_group(group))
     except (pa.ArrowException, OSError) as error:
         raise Malformed(f"it is not readable as Parquet: {error}") from error
@@ -122,8 +122,12 @@ def _check_columns(file: pq.ParquetFile) -> None:
         raise Malformed(f"its columns are {found}, which are not those of staged clicks")
 
 
-def _unpacked(file: pq.ParquetFile, groups: range) -> int:
-    return sum(file.metadata.row_group(group).total_byte_size for group in groups)
+def _check_claims(file: pq.ParquetFile, groups: range) -> None:
+    """Raises Malformed before anything is unpacked that would not fit."""
+    claims = [file.metadata.row_group(group) for group in groups]
+    size, rows = sum(claim.total_byte_size for claim in claims), sum(claim.num_rows for claim in claims)
+    if size > _UNPACKED_BYTES_MAX or rows > _ROWS_MAX:
+        raise Malformed(f"it claims {rows} clicks in {size} bytes, which no staged object holds")
 
 
 def _rows(table: pa.Table) -> Rows:

@@ -429,5 +429,23 @@ def test_memory_is_bounded_by_one_object(forge: Forge, monkeypatch: pytest.Monke
     assert max(length for name, length in asked if name.endswith(".safetensors")) == 1000
 
 
+def test_absurdly_large_plan_is_refused(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan beyond all sense is not parsed, and is named."""
+    monkeypatch.setattr(verify_reading, "DOCUMENT_BYTES_MAX", 9_999)
+    last_plan(lambda data: b" " * 10_000 + data)(forge)
+
+    assert {breach.rule for breach in verify(forge.store, PREFIX)} == {"plan_form"}
+
+
+def test_parquet_bomb_is_refused(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clicks that take a few bytes packed and all memory unpacked are refused by what the file claims of itself."""
+    monkeypatch.setattr(verify_reading, "_ROWS_MAX", 99)
+    forge.staged(has_clicks, lambda table: pa.concat_tables([table] * 100).slice(0, 100))
+
+    found = list(verify(forge.store, PREFIX))
+
+    assert "100 clicks" in next(breach.what for breach in found if breach.rule == "staged_form")
+
+
 def staged_key_of(store: MemoryStore) -> str:
     return next(key for key in store.objects if "/stage/" in key)
