@@ -6,8 +6,10 @@ What was read is known byte by byte (`Read.sha256`), so that a later run can tel
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
@@ -77,11 +79,12 @@ class Reading:
 @dataclass(slots=True)
 class Reader:
     """How to read. `window_ids`: event ids seen before, oldest first; the last `window` of all are remembered.
-    `keeps_ids`: see `Clicks`. `report(key, bytes, of)` is told how far it is.
+    `files`: closes temporary files. `keeps_ids`: see `Clicks`. `report(key, bytes, of)` is told how far it is.
     """
 
     store: ObjectStore
     rules: DecodeRules
+    files: ExitStack
     window: int
     window_ids: list[str] = field(default_factory=list)
     keeps_ids: bool = False
@@ -107,7 +110,6 @@ class Reader:
             now = find(self.store, key)
             if now is not None and now.etag == info.etag:
                 return reading
-            reading.rejects.close()
         raise StoreUnavailable(f"{key} changed {ATTEMPTS} times while it was read: run again when its writer is done")
 
     def _skip(self, info: ObjectInfo, trained: Consumed | None) -> Head:
@@ -121,7 +123,7 @@ class Reader:
     def _read(self, info: ObjectInfo, head: Head, copy: IO[bytes] | None) -> Reading:
         record_ms = round(info.modified * 1000)
         reading = Reading(
-            _consumed(info, head), Clicks(record_ms, self.keeps_ids), Rejects(), deque(maxlen=self.window)
+            _consumed(info, head), Clicks(record_ms, self.keeps_ids), Rejects(self._file()), deque(maxlen=self.window)
         )
         seen = Window(self.window, self.window_ids)
         begin = head.end
@@ -137,6 +139,9 @@ class Reader:
             reading.duplicates += len(deduped.duplicates[0])
         reading.consumed = replace(_consumed(info, head), start=begin)
         return reading
+
+    def _file(self) -> IO[bytes]:
+        return self.files.enter_context(tempfile.TemporaryFile(prefix="headrace-rejects-"))
 
     def _blocks(self, info: ObjectInfo, head: Head, copy: IO[bytes] | None) -> Iterator[bytes]:
         """The object from `head` to its end; moves `head` along."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Sequence
@@ -16,13 +15,13 @@ SHOWN = 5
 
 
 class Rejects:
-    """Rejects of one object, in order, in a temporary `file`. A reject's `offset` is its line number, from 1."""
+    """Rejects of one object, in order, in `file`. A reject's `offset` is its line number, counted from 1."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
         self.count = 0
         self.reasons: Counter[str] = Counter()
         self.first: list[str] = []
-        self.file: IO[bytes] = tempfile.TemporaryFile(prefix="headrace-rejects-")  # noqa: SIM115 - lives as long as this
 
     def extend(self, rejects: Sequence[Reject]) -> None:
         for reject in rejects:
@@ -31,9 +30,6 @@ class Rejects:
                 self.first.append(f"line {reject.offset:,}: {reject.reason}: {reject.detail}")
         self.count += len(rejects)
         self.reasons.update(reject.reason for reject in rejects)
-
-    def close(self) -> None:
-        self.file.close()
 
 
 def _row(reject: Reject) -> dict[str, object]:

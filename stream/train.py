@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import IO
@@ -60,8 +61,8 @@ def run(
     Raises `ConfigError` for input that cannot be trained, `StoreRefused`, `Fenced` when another run was faster.
     """
     job = _Job(settings, store or wiring.open_store(settings), clock or SystemClock(), progress or Progress())
-    with spooled() as new_bytes:
-        return job.run(new_bytes)
+    with job.files:
+        return job.run(job.files.enter_context(spooled()))
 
 
 class _Job:
@@ -70,6 +71,7 @@ class _Job:
     def __init__(self, settings: Settings, store: ObjectStore, clock: Clock, progress: Progress) -> None:
         self._settings, self._options = settings, settings.train
         self._store, self._clock, self._progress = store, clock, progress
+        self.files = ExitStack()
         self._began = clock.monotonic()
         self._states = States(store, settings.train.model_key)
         self._finisher = Finisher(store, self._states, progress)
@@ -163,7 +165,8 @@ class _Job:
         return self._commit(inputs, fitted, newest, new_bytes)
 
     def _inputs(self, consumed: Consumed | None, window: list[str]) -> Inputs:
-        return Inputs(self._settings, self._store, self._progress, self._clock.now(), consumed=consumed, window=window)
+        now = self._clock.now()
+        return Inputs(self._settings, self._store, self._progress, now, self.files, consumed=consumed, window=window)
 
     def _accept(self, inputs: Inputs) -> None:
         """Refuse what cannot be trained; then try out the store, and keep the bad lines."""

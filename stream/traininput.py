@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import IO
@@ -24,15 +25,16 @@ REJECTS_KEY = "data/rejects/{name}.{sha256}.jsonl"
 class Inputs:
     """Clicks to train, and where they came from.
 
-    `now`: seconds since the epoch, for the archive's name. `source`: of the object of all clicks; `consumed`: of the
-    object of new ones, before and then including this run. `archive_key`: for its bytes, "" when none were read.
-    `window`: event ids of the dedupe window, oldest first.
+    `now`: seconds since the epoch, for the archive's name. `files`: closes temporary files. `source`: of the object of
+    all clicks; `consumed`: of the object of new ones, before and then including this run. `archive_key`: for its bytes,
+    "" when none were read. `window`: event ids of the dedupe window, oldest first.
     """
 
     settings: Settings
     store: ObjectStore
     progress: Progress
     now: float
+    files: ExitStack
     readings: list[Reading] = field(default_factory=list)
     parts: list[Clicks] = field(default_factory=list)
     source: Consumed | None = None
@@ -105,7 +107,7 @@ class Inputs:
 
     def _reader(self, *, keeps_ids: bool) -> Reader:
         rules, window = wiring.decode_rules(self.settings), self.settings.stream.dedupe_window
-        return Reader(self.store, rules, window, self.window, keeps_ids, self.progress.reading)
+        return Reader(self.store, rules, self.files, window, self.window, keeps_ids, self.progress.reading)
 
     def _take(self, reading: Reading, clicks: Clicks) -> None:
         limit = self.settings.stream.dedupe_window
