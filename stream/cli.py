@@ -9,16 +9,21 @@ _STARTED = time.monotonic()
 import json  # noqa: E402 - the clock above starts before anything is imported
 import sys  # noqa: E402
 from collections.abc import Iterable, Mapping  # noqa: E402
+from dataclasses import asdict  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Annotated, Any  # noqa: E402
+from typing import TYPE_CHECKING, Annotated, Any  # noqa: E402
 
 import typer  # noqa: E402
 from rich.console import Console  # noqa: E402
+from rich.progress import Progress  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from stream.errors import EXIT_CODES, HeadraceError  # noqa: E402
 
-_CODES = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
+if TYPE_CHECKING:
+    from stream.settings import Settings
+    from stream.verify import Verdict
+
 _EPILOG = "Exit codes:\n\n" + "\n\n".join(f"{code}: {meaning}" for code, meaning in EXIT_CODES.items())
 
 app = typer.Typer(
@@ -108,7 +113,6 @@ def produce(
     topic: Annotated[str | None, typer.Option(help="Else HEADRACE_KAFKA_TOPIC.", show_default=False)] = None,
     rate: Annotated[float | None, typer.Option(help="Events per second; else as fast as possible.")] = None,
     partitions: Annotated[int, typer.Option(min=1, help="Of the topic, if it must be created.")] = 4,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many.", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
     """Publish a file of clicks to Kafka, keyed by user."""
@@ -116,10 +120,23 @@ def produce(
     from stream.produce import produce_file
 
     settings = _settings({"kafka.topic": topic})
-    done = produce_file(
-        wiring.kafka_settings(settings), file, settings.kafka.topic, rate=rate, partitions=partitions, limit=limit
-    )
-    _print(done) if as_json else typer.echo(done)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("publishing", total=None)
+        done = produce_file(
+            wiring.kafka_settings(settings),
+            file,
+            rate,
+            lambda sent, of: bar.update(task, completed=sent, total=of),
+            partitions,
+        )
+    if as_json:
+        _print(asdict(done))
+    else:
+        typer.echo(
+            f"published {done.messages:,} messages ({done.size:,} bytes) to {settings.kafka.topic} in {done.seconds:.1f} s, "
+            f"{done.messages / max(done.seconds, 1e-9):,.0f} a second"
+        )
 
 
 @app.command()
@@ -169,11 +186,11 @@ def verify(store: Store = None, lineage: Lineage = None, as_json: Json = False) 
     from stream import wiring
 
     settings = _settings({"store.location": store, "store.lineage": lineage})
-    verdict = checker.judge(wiring.open_store(settings), settings.store.prefix, settings.store.lineage or None)
+    verdict = checker.prove(wiring.open_store(settings), settings.store.prefix, settings.store.lineage or None)
     if as_json:
         _print(verdict.to_dict())
     else:
-        typer.echo(verdict.summary())
+        _say_verdict(verdict)
     if verdict.breaches:
         raise typer.Exit(1)
 
@@ -184,13 +201,14 @@ def doctor(as_json: Json = False) -> None:
     from stream.doctor import diagnose
 
     found = []
-    for check in diagnose({}):
-        found.append(check)
+    for check in diagnose():
+        found.append(asdict(check))
         if not as_json:
-            typer.echo(check.line())
+            mark = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}[check.state]
+            typer.echo(f"{mark}  {check.name}: {check.detail}" + (f"\n      -> {check.remedy}" if check.remedy else ""))
     if as_json:
-        _print([check.to_dict() for check in found])
-    if any(check.state == "fail" for check in found):
+        _print(found)
+    if any(check["state"] == "fail" for check in found):
         raise typer.Exit(1)
 
 
@@ -207,7 +225,21 @@ def config(as_json: Json = False) -> None:
         _table([{key: row[key] for key in ("name", "value", "source")} for row in rows], "settings in force")
 
 
-def _settings(arguments: Mapping[str, object]):  # type: ignore[no-untyped-def]
+def _say_verdict(verdict: Verdict) -> None:
+    typer.echo(
+        f"lineage {verdict.lineage}: {verdict.plans:,} plans, {verdict.trained:,} trained, {verdict.rejected:,} rejected, "
+        f"{verdict.duplicates:,} duplicates, {verdict.absent:,} offsets never delivered, {verdict.archived:,} archived; "
+        f"{verdict.checkpoints} checkpoints; {verdict.objects:,} objects ({verdict.bytes:,} bytes) verified; "
+        f"{verdict.orphans:,} orphans (harmless)"
+    )
+    typer.echo(
+        f"BROKEN in {verdict.breaches} places, the first: {verdict.first_breach}"
+        if verdict.breaches
+        else "every offset is in exactly one of trained, rejected, duplicate; all checksums are right"
+    )
+
+
+def _settings(arguments: Mapping[str, object]) -> Settings:
     from stream import log
     from stream.settings import Settings
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 
 from stream.collector import Collected
@@ -32,7 +33,7 @@ class Figures:
         self.trained_at = 0.0
         self._meter = meter
         self._clock = clock
-        self._counted = -1
+        self._counted = sys.maxsize  # until the lineage is ours, all that is learned was learned before
         self._pending: dict[int, tuple[int, int, float]] = {}
         self.delay = 0.0
         self._newest_ms = 0

@@ -114,7 +114,7 @@ class KafkaSource:
             return []
         if records:
             self._corrupt_since = None
-        arrived = self._clock.now()
+        arrived = self._clock.monotonic()
         chunks = [_chunk(topic.partition, batch, arrived) for topic, batch in records.items()]
         for chunk in chunks:
             self._next[chunk.partition] = chunk.end

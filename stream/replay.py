@@ -109,8 +109,8 @@ class ReplaySource:
         times = self._rows.times[chosen]
         if isinstance(self._clock, SimulatedClock) and times.any():
             self._clock.advance(int(times[times != 0][-1]) / 1000)
-        arrived = self._clock.now()
-        times = np.where(times != 0, times, round(arrived * 1000))
+        arrived = self._clock.monotonic()
+        times = np.where(times != 0, times, round(self._clock.now() * 1000))
         lines, partition, offsets = self._rows.lines(chosen), self._partition[chosen], self._offset[chosen]
         chunks = []
         for each in np.unique(partition).tolist():
