@@ -77,7 +77,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`window`: event ids that dedupe remembers, as the service was configured.
+    """`window`: event ids that dedupe remembers, as the service was configured (the least, if that ever changed).
 
     `told`: called after each plan and checkpoint with the verdict so far, which goes on changing.
     """

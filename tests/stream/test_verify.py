@@ -221,6 +221,14 @@ FORGERIES: dict[str, tuple[Forgery, str]] = {
         lambda forge: forge.plan(4, lambda plan: plan["ranges"][1].update(partition=0)),
         "plan_form",
     ),
+    "plan without a nonce": (lambda forge: forge.plan(4, lambda plan: plan.update(nonce="")), "plan_form"),
+    "plan of a topic with a path": (lambda forge: forge.plan(4, lambda plan: plan.update(topic="../x")), "plan_form"),
+    "plan with a number in quotes": (lambda forge: forge.plan(4, lambda plan: plan.update(epoch="1")), "plan_form"),
+    "plan that is a list": (last_plan(lambda _: b"[]"), "plan_form"),
+    "plan with a span of one end": (
+        lambda forge: forge.plan(4, lambda plan: plan["ranges"][0].update(duplicates=[[45]])),
+        "plan_form",
+    ),
     "plan of an unknown format": (
         last_plan(lambda data: data.replace(b'"format":1', b'"format":2')),
         "plan_form",
@@ -282,6 +290,7 @@ FORGERIES: dict[str, tuple[Forgery, str]] = {
         "manifest_form",
     ),
     "manifest of an unknown format": (alter_manifest(format=2), "manifest_form"),
+    "manifest of an odd partition": (alter_manifest(next_offsets={"0": 89, "1": 61, "-1": 5}), "manifest_form"),
     "manifest of another lineage": (alter_manifest(lineage="x"), "manifest_place"),
     "manifest of another seq": (alter_manifest(seq=3), "manifest_place"),
     "manifest names another plan": (alter_manifest(plan_sha256="0" * 64), "manifest_plan"),
