@@ -1,7 +1,7 @@
 """A checkpoint in the store: parts first, MANIFEST last, read back only if every byte verifies.
 
-Parts carry the start of their own hash in their name, so writing one twice is harmless, and a half-written checkpoint is
-only some objects that no MANIFEST names.
+Parts carry the start of their own hash in their name, so writing one twice is harmless, and a half-written checkpoint
+is only some objects that no MANIFEST names.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import msgspec
 
 from stream.errors import CheckpointInvalid, NotFound, PreconditionFailed
 from stream.events import Totals
-from stream.naming import MANIFEST, Layout, seq_of
+from stream.naming import MANIFEST, Layout, is_safe, seq_of
 from stream.ports import ObjectStore
 
 FORMAT = 1
@@ -58,37 +59,57 @@ class Manifest:
         return sum(part.size for part in self.parts)
 
 
+class _Header(msgspec.Struct):
+    format: int
+
+
+_header = msgspec.json.Decoder(_Header)
 _decoder = msgspec.json.Decoder(Manifest)
 
 
 def write(store: ObjectStore, layout: Layout, manifest: Manifest, files: Mapping[str, Path]) -> Manifest:
-    """Put the parts in `files` (by part name), then `manifest` with them filled in; answers what was written.
+    """Put the parts in `files` (by part name), then `manifest` with them filled in, which is the answer.
 
     Creating the MANIFEST is the last act, and happens once: another one already there is left as it is, for it stands
     for the same plans.
     """
     parts = tuple(_put_part(store, layout.checkpoint(manifest.seq), name, path) for name, path in sorted(files.items()))
     complete = Manifest(**{**_shallow(manifest), "parts": parts})
-    try:
+    with suppress(PreconditionFailed):
         store.put(layout.manifest(manifest.seq), msgspec.json.encode(complete), if_absent=True)
-    except PreconditionFailed:
-        pass
     return complete
 
 
 def read_manifest(store: ObjectStore, key: str) -> Manifest:
-    """The MANIFEST at `key`. Raises CheckpointInvalid when it is missing, damaged, of another format or names foreign keys."""
+    """The MANIFEST at `key`.
+
+    Raises CheckpointInvalid when it is missing, damaged, too large, of another format or names foreign keys.
+    """
     try:
         data = store.get_range(key, 0, MANIFEST_BYTES_MAX + 1)
+        if len(data) > MANIFEST_BYTES_MAX:
+            raise CheckpointInvalid(f"{key} has more than the {MANIFEST_BYTES_MAX} bytes that a manifest may have")
+        found = _header.decode(data).format  # first: another format's fields may be other ones
+        if found != FORMAT:
+            raise CheckpointInvalid(f"{key} has format {found}, this version of Headrace reads {FORMAT}")
         manifest = _decoder.decode(data)
-    except (NotFound, msgspec.MsgspecError) as error:
+    except (NotFound, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointInvalid(f"{key} cannot be read: {error}") from error
-    if manifest.format != FORMAT:
-        raise CheckpointInvalid(f"{key} has format {manifest.format}, this version of Headrace reads {FORMAT}")
-    home = key.removesuffix(MANIFEST)
-    if seq_of(key) != manifest.seq or any(part.key != _part_key(home, part.name, part.sha256) for part in manifest.parts):
-        raise CheckpointInvalid(f"{key} names a seq or parts that are not its own")
+    _check_own(manifest, key)
     return manifest
+
+
+def _check_own(manifest: Manifest, key: str) -> None:
+    """Raise CheckpointInvalid unless lineage, seq and parts are those that belong at `key`."""
+    place = Layout("", manifest.lineage).manifest(manifest.seq) if is_safe(manifest.lineage) else ""
+    if not place or not f"/{key}".endswith(f"/{place}"):
+        raise CheckpointInvalid(
+            f"{key} says that it is of lineage {manifest.lineage!r}, seq {manifest.seq}: not its own"
+        )
+    home = key.removesuffix(MANIFEST)
+    for part in manifest.parts:
+        if not is_safe(part.name) or part.key != _part_key(home, part.name, part.sha256):
+            raise CheckpointInvalid(f"{key} names {part.key}, which is not a part of its own")
 
 
 def read_part(store: ObjectStore, part: Part) -> bytes:
@@ -120,10 +141,8 @@ def _put_part(store: ObjectStore, home: str, name: str, path: Path) -> Part:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
             sha256 = hashlib.sha256(view).hexdigest()
             key = _part_key(home, name, sha256)
-            try:
+            with suppress(PreconditionFailed):  # the same bytes are there: the name says so
                 store.put(key, view, if_absent=True)
-            except PreconditionFailed:
-                pass  # the same bytes: the name says so
     return Part(name, key, sha256, size)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -31,7 +32,7 @@ def read(store: ObjectStore, prefix: str) -> Current | None:
         lineage = msgspec.json.decode(blob.data, type=_Current).lineage
     except NotFound:
         return None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise StoreRefused(f"{key} does not say which lineage serves: {error}. Restore or delete it.") from error
     if not is_safe(lineage):
         raise StoreRefused(f"{key} names a lineage that cannot be one. Restore or delete it.")
@@ -42,10 +43,8 @@ def resolve(store: ObjectStore, prefix: str, fresh: str) -> str:
     """The serving lineage; where there is none yet, `fresh` becomes it (or whatever a faster process chose)."""
     found = read(store, prefix)
     if found is None:
-        try:
+        with suppress(PreconditionFailed):
             store.put(current_key(prefix), msgspec.json.encode(_Current(fresh)), if_absent=True)
-        except PreconditionFailed:
-            pass
         found = read(store, prefix)
     if found is None:
         raise StoreRefused(f"{current_key(prefix)} was written and cannot be read back: the store is not consistent")
