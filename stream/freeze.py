@@ -2,8 +2,8 @@
 
 A fork sees memory as it was at that moment, for the price of copying page tables: milliseconds where copying the tables
 themselves takes hundreds. The child only writes arrays to local files and ends without running any clean-up, so the
-locks, threads and connections it inherited are never touched. Where there is no fork (or it is unsafe: macOS), the files
-are written at once, and the pause is as long as the writing.
+locks, threads and connections it inherited are never touched. Where there is no fork (or it is unsafe: macOS), the
+files are written at once, and the pause is as long as the writing.
 """
 
 from __future__ import annotations
@@ -17,39 +17,48 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 CAN_FORK = hasattr(os, "fork") and sys.platform.startswith("linux")
 _PREFIX = "headrace-checkpoint-"
 
 
 class FreezeFailed(Exception):
-    """The child did not write all files in time."""
+    """The files were not all written, or not in time."""
 
 
 class Frozen:
     """A running copy. `wait` returns when `write` has run to its end; only then are its files whole."""
 
     def __init__(self, write: Callable[[], None]) -> None:
-        """Begin. Returns as soon as the state may change again."""
-        self._pid = _fork(write) if CAN_FORK else 0
-        if not self._pid:
-            write()
+        """Begin. Returns as soon as the state may change again; what goes wrong is said by `wait`."""
+        self._pid = 0
+        self._failure: Exception | None = None
+        try:
+            if CAN_FORK:
+                self._pid = _fork(write)
+            else:
+                write()
+        except Exception as error:  # noqa: BLE001 - as with a child, whatever it is: `wait` raises it
+            self._failure = error
 
     def wait(self, seconds: float = 600.0) -> None:
         """Wait for the child. Raises FreezeFailed when it fails, or is not done after `seconds` (it is then ended)."""
+        if self._failure is not None:
+            raise FreezeFailed(f"the checkpoint's files cannot be written: {self._failure}") from self._failure
         if not self._pid:
             return
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            pid, status = os.waitpid(self._pid, os.WNOHANG)
-            if pid:
-                if status:
-                    raise FreezeFailed(f"the checkpoint's writer ended with wait status {status} (disk full?)")
-                return
-            time.sleep(0.005)
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
-        raise FreezeFailed(f"the checkpoint's writer was not done after {seconds:.0f} s")
+        try:
+            code = _exit_code(self._pid, time.monotonic() + seconds)
+        except ChildProcessError as error:
+            raise FreezeFailed(
+                "the checkpoint's writer is gone without a word: something else waited for it"
+            ) from error
+        self._pid = 0
+        if code is None:
+            raise FreezeFailed(f"the checkpoint's writer was not done after {seconds:g} s")
+        if code:
+            raise FreezeFailed(f"the checkpoint's writer failed with exit code {code}; standard error says why")
 
 
 def scratch() -> Path:
@@ -63,16 +72,40 @@ def scratch() -> Path:
 
 
 def _fork(write: Callable[[], None]) -> int:
+    collecting = gc.isenabled()
     gc.disable()  # a collection in the child could run finalizers that talk to threads it does not have
-    pid = os.fork()
-    if pid:
-        gc.enable()
-        return pid
+    try:
+        pid = os.fork()
+        return pid or _write_and_exit(write)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _write_and_exit(write: Callable[[], None]) -> NoReturn:
+    """The whole life of the child. Nothing may escape into the parent's code."""
+    code = 1
     try:
         write()
-        os._exit(0)
-    except BaseException:  # noqa: BLE001 - the parent is told by the exit status; nothing may escape into its code
-        os._exit(1)
+        code = 0
+    except BaseException as error:  # noqa: BLE001 - the parent is told by the exit code
+        os.write(2, f"the checkpoint's writer failed: {error!r}\n".encode())
+    finally:
+        os._exit(code)
+
+
+def _exit_code(pid: int, deadline: float) -> int | None:
+    """How the child ended (negative: by that signal); None when it did not before `deadline`, and was ended."""
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
 
 
 def _alive(pid: int) -> bool:

@@ -25,7 +25,7 @@ _ENDING = ".safetensors"
 def write_arrays(parts: Mapping[str, Arrays], folder: Path) -> None:
     """One `NAME.safetensors` in `folder` per part. Runs in a forked child: no threads, no clean-up."""
     for name, arrays in parts.items():
-        save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, folder / f"{name}{_ENDING}")
+        save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, folder / f"{name}{_ENDING}")
 
 
 def read_arrays(files: Mapping[str, bytes]) -> dict[str, Arrays]:
