@@ -74,8 +74,6 @@ class Ledger:
     def join(self, key: str, planned: RangeDoc) -> Iterator[Breach]:
         """What is wrong with where the range begins: at the end of the one before of its partition."""
         expected = self.offsets.get(planned.partition, planned.start)
-        if planned.end < planned.start:
-            yield _at("span", key, planned, "the range ends before it begins")
         if planned.start > expected:
             what = f"the plans before end at {expected}, this one begins at {planned.start}"
             yield Breach("gap", key, what, planned.partition, expected, planned.start)

@@ -184,17 +184,18 @@ def count_one_more(forge: Forge) -> None:
     forge.plan(seq, edit)
 
 
-def rise(forge: Forge) -> None:
-    forge.plan(15, lambda plan: plan.update(epoch=3))
-    forge.manifest(LAYOUT.manifest(15), lambda found: found.update(epoch=3))
+def epoch_from(seq: int, epoch: int, **more: str) -> Forgery:
+    """From this plan on, and in the checkpoints from there on, another epoch stands; `more` is in that plan only."""
 
+    def forgery(forge: Forge) -> None:
+        for each in range(seq, 16):
+            forge.plan(each, lambda plan: plan.update(epoch=epoch))
+        for key in forge.manifests():
+            if key >= LAYOUT.manifest(seq):
+                forge.manifest(key, lambda found: found.update(epoch=epoch))
+        forge.plan(seq, lambda plan: plan.update(more))
 
-def unfence(forge: Forge) -> None:
-    """The second writer goes on in the first one's epoch, from its fence to the end, and in its checkpoints."""
-    for seq in range(8, 16):
-        forge.plan(seq, lambda plan: plan.update(epoch=1))
-    for key in forge.manifests():
-        forge.manifest(key, lambda found: found.update(epoch=1))
+    return forgery
 
 
 FORGERIES: dict[str, tuple[Forgery, str]] = {
@@ -237,9 +238,14 @@ FORGERIES: dict[str, tuple[Forgery, str]] = {
     "plan of another seq": (lambda forge: forge.plan(4, lambda plan: plan.update(seq=5)), "plan_place"),
     "fence of another topic": (lambda forge: forge.plan(0, lambda plan: plan.update(topic="x")), "plan_place"),
     "no plan among the plans": (lambda forge: forge.store.put(f"{LAYOUT.plans}note.txt", b"?"), "plan_stray"),
-    "epoch falls": (lambda forge: forge.plan(10, lambda plan: plan.update(epoch=1)), "epoch"),
-    "epoch rises without a fence": (rise, "epoch"),
-    "fence without a new epoch": (unfence, "epoch"),
+    "epoch falls": (epoch_from(10, 1), "epoch"),
+    "epoch rises without a fence": (epoch_from(15, 3), "epoch"),
+    "fence that is not empty": (epoch_from(9, 3, cut="fence"), "epoch"),
+    "range that ends before it begins": (
+        lambda forge: forge.plan(8, lambda plan: plan["ranges"][0].update(end=88)),
+        "count",
+    ),
+    "fence without a new epoch": (epoch_from(8, 1), "epoch"),
     "gap": (lambda forge: forge.shift(1), "gap"),
     "overlapping range": (lambda forge: forge.shift(-1), "overlap"),
     "reject outside of the range": (lambda forge: forge.range(has_absent, reject_outside), "span"),
