@@ -99,9 +99,8 @@ def test_simulated_clock() -> None:
     """The simulated clock stands at the newest event emitted, follows a rewind, and ignores times that are none."""
     clock = SimulatedClock()
     source = replay(10, clock)
-    chunks = source.poll(4, 0)
+    source.poll(4, 0)
     assert clock.now() == START + 3
-    assert {chunk.arrived for chunk in chunks} == {START + 3}
 
     source.assign({0: 0})
     source.poll(1, 0)
