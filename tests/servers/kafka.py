@@ -62,11 +62,15 @@ broker.heartbeat.interval.ms=500
 """
 
 
+class NotInstalled(Exception):
+    """What a broker needs is not on this machine; the message says what to install."""
+
+
 def jars() -> Path:
-    """Folder of the broker's jars; has Maven copy them once, then works offline. Skips the test without the tools."""
+    """Folder of the broker's jars; has Maven copy them once, then works offline. Raises NotInstalled."""
     for tool, package in (("java", "a Java runtime, 17 or newer"), ("mvn", "Maven")):
         if shutil.which(tool) is None:
-            pytest.skip(f"no {tool} here: install {package} to run the tests on a real Kafka broker")
+            raise NotInstalled(f"no {tool} here: install {package} to run a real Kafka broker")
     CACHE.mkdir(parents=True, exist_ok=True)
     libs = CACHE / "libs"
     with (CACHE / "lock").open("w") as lock:
@@ -81,7 +85,7 @@ def _copy_jars(libs: Path) -> None:
     goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={libs}"]
     done = subprocess.run(["mvn", "-q", "-B", "-f", str(POM), *goal], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        pytest.skip(f"Maven could not copy Kafka's jars (it needs the network once): {done.stdout[-500:]}")
+        raise NotInstalled(f"Maven could not copy Kafka's jars (it needs the network once): {done.stdout[-500:]}")
     # Written last: an interrupted copy is never taken for a whole one.
     (CACHE / "complete").write_text(POM.read_text())
 
@@ -90,6 +94,7 @@ class KafkaBroker:
     """One broker. Its data and ports outlive a restart, so that `stop` and `start` are an outage."""
 
     def __init__(self, directory: Path) -> None:
+        """`directory`: an empty folder of its own. Raises NotInstalled."""
         self.directory = directory
         self.libs = jars()
         plain, sasl, tls, controller = process.free_ports(4)
@@ -188,10 +193,18 @@ class KafkaBroker:
             producer.flush(30)
 
 
+def _made(directory: Path) -> KafkaBroker:
+    """A broker for tests, which skip where there can be none."""
+    try:
+        return KafkaBroker(directory)
+    except NotInstalled as absent:
+        pytest.skip(str(absent))
+
+
 @pytest.fixture(scope="session")
 def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
     """One broker for the whole session. Each test makes topics of its own and leaves the broker running."""
-    broker = KafkaBroker(tmp_path_factory.mktemp("kafka"))
+    broker = _made(tmp_path_factory.mktemp("kafka"))
     broker.start()
     yield broker
     broker.stop()
@@ -199,7 +212,7 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBrok
 
 @pytest.fixture(scope="module")
 def _broker_of_trouble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
-    broker = KafkaBroker(tmp_path_factory.mktemp("unsteady"))
+    broker = _made(tmp_path_factory.mktemp("unsteady"))
     yield broker
     broker.stop(kill=True)
 
