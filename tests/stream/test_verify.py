@@ -184,6 +184,13 @@ def count_one_more(forge: Forge) -> None:
     forge.plan(seq, edit)
 
 
+def end_early(forge: Forge) -> None:
+    """The newest plan has a new partition, whose range ends before it begins."""
+    empty = {"staged": None, "rejected": {}, "duplicates": [], "absent": 0}
+    forge.plan(15, lambda plan: plan["ranges"].append({"partition": 7, "start": 5, "end": 4, **empty}))
+    forge.manifest(LAYOUT.manifest(15), lambda found: found["next_offsets"].update({"7": 5}))
+
+
 def epoch_from(seq: int, epoch: int, **more: str) -> Forgery:
     """From this plan on, and in the checkpoints from there on, another epoch stands; `more` is in that plan only."""
 
@@ -241,10 +248,7 @@ FORGERIES: dict[str, tuple[Forgery, str]] = {
     "epoch falls": (epoch_from(10, 1), "epoch"),
     "epoch rises without a fence": (epoch_from(15, 3), "epoch"),
     "fence that is not empty": (epoch_from(9, 3, cut="fence"), "epoch"),
-    "range that ends before it begins": (
-        lambda forge: forge.plan(8, lambda plan: plan["ranges"][0].update(end=88)),
-        "count",
-    ),
+    "range that ends before it begins": (end_early, "count"),
     "fence without a new epoch": (epoch_from(8, 1), "epoch"),
     "gap": (lambda forge: forge.shift(1), "gap"),
     "overlapping range": (lambda forge: forge.shift(-1), "overlap"),
