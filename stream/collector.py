@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby, takewhile
 
 import pyarrow.parquet as pq
 
@@ -22,6 +24,9 @@ from stream.ports import Clock, ObjectInfo, ObjectStore
 
 GROUP = 64
 """Plans per archive object."""
+GROUPS_MAX = 16
+"""Groups that `tolerant` collects: more plans than usually lie between two checkpoints, so that garbage never gains on
+us, and few enough that whoever waits behind the call is not kept for long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +75,8 @@ class Collector:
     def _archive(self, group: Sequence[Plan]) -> int:
         """Everything that a group staged, in plan order, in one object; how many clicks. Not again after a crash."""
         first = group[0].seq // GROUP * GROUP
-        if group[0].seq != first:
-            return 0  # its first plans are gone, so it was archived
+        if group[0].seq != first or not all(map(self._has, _staged(group[:1]))):
+            return 0  # clearing it had begun, so it was archived
         sink = io.BytesIO()
         with pq.ParquetWriter(sink, staged.SCHEMA, compression="zstd") as writer:
             for stored in _staged(group):
@@ -86,25 +91,36 @@ class Collector:
         return sum(stored.rows for stored in _staged(group))
 
     def _clear(self, group: Sequence[Plan]) -> int:
-        keys = [key for plan in group for key in [*(stored.key for stored in _staged([plan])), self.layout.plan(plan.seq)]]
+        keys = [
+            key for plan in group for key in [*(stored.key for stored in _staged([plan])), self.layout.plan(plan.seq)]
+        ]
         for key in keys:
             self.store.delete(key)
         return len(keys)
+
+    def _has(self, stored: StagedObject) -> bool:
+        try:
+            self.store.head(stored.key)
+        except NotFound:
+            return False
+        return True
 
     def _read(self, key: str) -> Plan:
         return plans.decode(self.store.get(key).data, key)
 
     def _clear_checkpoints(self, below: int, deadline: float) -> int:
         """Delete older checkpoints, MANIFEST first: what is half deleted is no checkpoint. Orphaned parts go too."""
-        old = [
-            info
-            for info in self.store.list(self.layout.checkpoints)
-            if info.key < self.layout.checkpoint(below) and info.modified <= deadline
-        ]
-        manifests = [info for info in old if info.key.endswith(f"/{MANIFEST}")]
-        for info in manifests + [info for info in old if info not in manifests]:
-            self.store.delete(info.key)
-        return len(old)
+        end = self.layout.checkpoint(below)
+        older = takewhile(lambda info: info.key < end, self.store.list(self.layout.checkpoints))
+        removed = 0
+        for _, found in groupby(older, lambda info: info.key.rpartition("/")[0]):
+            infos = sorted(found, key=lambda info: not info.key.endswith(f"/{MANIFEST}"))
+            if max(info.modified for info in infos) > deadline:
+                continue  # parts are older than their MANIFEST, and someone may have begun to read it
+            for info in infos:
+                self.store.delete(info.key)
+            removed += len(infos)
+        return removed
 
 
 def _staged(group: Sequence[Plan]) -> Iterator[StagedObject]:
@@ -112,8 +128,12 @@ def _staged(group: Sequence[Plan]) -> Iterator[StagedObject]:
 
 
 def tolerant(collector: Collector) -> Collected:
-    """Collect; an object that a second collector removed meanwhile is no error."""
-    try:
-        return collector.collect()
-    except NotFound:
-        return Collected()
+    """Collect group after group; an object that a second collector removed meanwhile ends it, and is no error."""
+    objects = archived = 0
+    with suppress(NotFound):
+        for _ in range(GROUPS_MAX):
+            done = collector.collect()
+            if not done.objects:
+                break
+            objects, archived = objects + done.objects, archived + done.archived
+    return Collected(objects, archived)

@@ -24,7 +24,7 @@ class Patience:
         self._meter = meter
 
     def call(self, what: str, attempt: Callable[[], T]) -> T:
-        """Answer `attempt()`, repeated while it raises StoreUnavailable or Conflict; that error, once told to give up."""
+        """Answer `attempt()`, repeated while it raises StoreUnavailable or Conflict; raises it once told to give up."""
         tries = 0
         while True:
             try:

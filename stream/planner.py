@@ -1,7 +1,7 @@
 """Plans come into being here, one after the other, each create-once: the commit point of the stream.
 
-A refused create is not yet a defeat. The reply to one's own successful write may have been lost, so what lies in the slot
-is read back: with one's own nonce in it, the write has happened; with another's, another writer owns the lineage.
+A refused create is not yet a defeat. The reply to one's own successful write may have been lost, so what lies in the
+slot is read back: with one's own nonce in it, the write has happened; with another's, another writer owns the lineage.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stream import plans
-from stream.errors import Fenced, PreconditionFailed
+from stream.errors import Conflict, Fenced, NotFound, PreconditionFailed
 from stream.events import CutReason, Plan, PlannedRange
 from stream.naming import Layout
 from stream.patience import Patience
@@ -76,9 +76,16 @@ class Planner:
         try:
             self._slots.store.put(key, data, if_absent=True)
         except PreconditionFailed:
-            found = plans.decode(self._slots.store.get(key).data, key)
+            found = self._found(key)
             if found.nonce != plan.nonce:
                 raise Fenced(
-                    f"plan {plan.seq} of lineage {plan.lineage} was written by another process (epoch {found.epoch}, ours "
-                    f"is {plan.epoch}). This process has been replaced and stops; make sure that only one runs."
+                    f"plan {plan.seq} of lineage {plan.lineage} was written by another process (epoch {found.epoch}, "
+                    f"ours is {plan.epoch}). This process has been replaced and stops; make sure that only one runs."
                 ) from None
+
+    def _found(self, key: str) -> Plan:
+        """The plan in a slot that was refused. Raises Conflict when there is none: the store must be asked again."""
+        try:
+            return plans.decode(self._slots.store.get(key).data, key)
+        except NotFound as error:
+            raise Conflict(f"{key} was refused as existing, and is not there") from error

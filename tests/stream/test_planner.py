@@ -1,0 +1,169 @@
+"""Plans are created once; a lost reply is no defeat, another writer's plan is."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream import plans
+from stream.clocks import SystemClock
+from stream.directory import DirectoryStore
+from stream.errors import Conflict, Fenced, PreconditionFailed, StoreRefused, StoreUnavailable
+from stream.events import PlannedRange
+from stream.metrics import PrometheusMeter
+from stream.naming import Layout
+from stream.patience import Patience
+from stream.planner import Head, Planner, Slots
+from stream.policy import Backoff
+
+LAYOUT = Layout("pre", "main")
+RANGES = (PlannedRange(0, 0, 4, absent=4),)
+START = Head(-1, "", 0)
+Put = Callable[..., str]
+
+
+class TroubledStore(DirectoryStore):
+    """Each put is made by the next of `turns`, which is given the real put; by the real one once they are over."""
+
+    def __init__(self, root: Path, *turns: Callable[[Put], Put]) -> None:
+        super().__init__(root)
+        self.turns = list(turns)
+        self.puts = 0
+
+    def put(self, key: str, *args: Any, **options: Any) -> str:
+        self.puts += 1
+        turn = self.turns.pop(0) if self.turns else (lambda put: put)
+        return turn(super().put)(key, *args, **options)
+
+
+def lost_reply(put: Put) -> Put:
+    """The object is written, and the caller hears of a time-out."""
+
+    def turn(*args: Any, **options: Any) -> str:
+        put(*args, **options)
+        raise StoreUnavailable("time-out")
+
+    return turn
+
+
+def retried_inside(put: Put) -> Put:
+    """As an S3 client that loses a reply and tries again by itself: its own write is then in the way."""
+
+    def turn(*args: Any, **options: Any) -> str:
+        put(*args, **options)
+        return put(*args, **options)
+
+    return turn
+
+
+def raising(error: Exception) -> Callable[[Put], Put]:
+    def turn(_put: Put) -> Put:
+        def put(*_args: Any, **_options: Any) -> str:
+            raise error
+
+        return put
+
+    return turn
+
+
+def planner_on(store: DirectoryStore, head: Head = START, tries: int = 10, name: str = "n") -> Planner:
+    count, nonces = itertools.count(1), itertools.count()
+    patience = Patience(Backoff(0.0, 0.0), lambda _: next(count) >= tries, PrometheusMeter())
+    return Planner(Slots(store, LAYOUT, "t", SystemClock(), patience, lambda: f"{name}{next(nonces)}"), head)
+
+
+def stored(store: DirectoryStore) -> list[Any]:
+    return [plans.decode(store.get(info.key).data, info.key) for info in store.list(LAYOUT.plans)]
+
+
+def test_plans_are_chained_by_hash(tmp_path: Path) -> None:
+    """Each names the bytes of the one before; a fence begins a new epoch, and the head follows."""
+    store = DirectoryStore(tmp_path)
+    planner = planner_on(store)
+
+    written = [planner.fence(RANGES), planner.commit((), "rows"), planner.commit((), "age"), planner.fence(())]
+
+    data = [store.get(LAYOUT.plan(seq)).data for seq in range(4)]
+    hashes = [plans.sha256(found) for found in data]
+    assert [plans.decode(found, "k").seq for found in data] == [plan.seq for plan in written] == [0, 1, 2, 3]
+    assert [plan.previous_sha256 for plan in stored(store)] == ["", *hashes[:3]]
+    assert [plan.epoch for plan in stored(store)] == [1, 1, 1, 2]
+    assert [plan.cut for plan in stored(store)] == ["fence", "rows", "age", "fence"]
+    assert len({plan.nonce for plan in stored(store)}) == 4
+    assert planner.head == Head(3, hashes[3], 2)
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [lost_reply],
+        [retried_inside],
+        [raising(StoreUnavailable("503")), lost_reply],
+        [lost_reply, raising(StoreUnavailable("503"))],
+        [raising(Conflict("409")), raising(Conflict("409"))],
+        [raising(PreconditionFailed("412 of nothing"))],
+    ],
+    ids=["lost reply", "client retried", "lost second", "lost then down", "conflicts", "refused without a cause"],
+)
+def test_trouble_costs_no_plan_and_makes_none_twice(tmp_path: Path, turns: list[Callable[[Put], Put]]) -> None:
+    """Whatever is heard of the write: one plan in the slot, our own, and the next one follows on it."""
+    store = TroubledStore(tmp_path, *turns)
+    planner = planner_on(store)
+
+    first, second = planner.fence(RANGES), planner.commit((), "rows")
+
+    assert [plan.nonce for plan in stored(store)] == [first.nonce, second.nonce]
+    assert second.previous_sha256 == plans.sha256(store.get(LAYOUT.plan(0)).data)
+    assert store.turns == []
+
+
+@pytest.mark.parametrize("turns", [[], [raising(StoreUnavailable("503"))], [raising(Conflict("409"))]])
+def test_anothers_plan_fences_us(tmp_path: Path, turns: list[Callable[[Put], Put]]) -> None:
+    """The message names both epochs, the other's plan is left as it is, and our head does not move."""
+    store = TroubledStore(tmp_path)
+    zombie = planner_on(store)
+    zombie.fence(())
+    other = planner_on(store, zombie.head, name="other")
+    other.fence(RANGES)
+    store.turns += turns
+    head = zombie.head
+
+    with pytest.raises(Fenced, match=r"plan 1 of lineage main .*\(epoch 2, ours is 1\)"):
+        zombie.commit((), "rows")
+
+    assert zombie.head == head
+    assert [plan.nonce for plan in stored(store)] == ["n0", "other0"]
+
+
+def test_two_that_fence_cannot_both_win(tmp_path: Path) -> None:
+    """Of two that take over from the same head, the slower one is told, though its epoch is the same."""
+    store = DirectoryStore(tmp_path)
+    planner_on(store, name="a").fence(())
+
+    with pytest.raises(Fenced, match=r"epoch 1, ours is 1"):
+        planner_on(store, name="b").fence(())
+
+
+def test_garbage_in_the_slot_is_named(tmp_path: Path) -> None:
+    """What is no plan is neither ours nor another writer's: refused by its key, and not written over."""
+    store = DirectoryStore(tmp_path)
+    store.put(LAYOUT.plan(0), b"?")
+
+    with pytest.raises(StoreRefused, match=LAYOUT.plan(0)):
+        planner_on(store).fence(())
+    assert store.get(LAYOUT.plan(0)).data == b"?"
+
+
+def test_giving_up_leaves_the_head(tmp_path: Path) -> None:
+    """Told to stop while the store is down: the trouble is raised, and nothing counts as planned."""
+    store = TroubledStore(tmp_path, *[raising(StoreUnavailable("down"))] * 9)
+    planner = planner_on(store, tries=3)
+
+    with pytest.raises(StoreUnavailable, match="down"):
+        planner.fence(RANGES)
+    assert planner.head == START
+    assert store.puts == 3
