@@ -65,7 +65,7 @@ class Figures:
         self._state(report)
         self._meter.add("headrace_learned_events_total", report.learned.clicks)
         if report.seq <= self._counted:
-            self._meter.add("headrace_replayed_plans_total")
+            self._meter.add("headrace_replayed_plans_total", report.learned.clicks > 0)
             return
         self._counted = report.seq
         self._count(report)

@@ -1,0 +1,206 @@
+"""The corridor turn by turn: back-pressure, cuts, checkpoints, drains, outages, fences."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from stream import checkpoint, plans
+from stream.batching import CutPolicy, PressurePolicy
+from stream.errors import DrainIncomplete, Fenced, LearnerFailed, StoreRefused, StoreUnavailable
+from stream.events import Plan
+from stream.policy import CheckpointPolicy
+from tests.fakes import FakeClock, MemoryStore
+from tests.rigs import LAYOUT, RHYTHM, Rig, clicks, folded
+
+ENDLESS = replace(RHYTHM, cut=CutPolicy(rows=40, age_seconds=1.0))
+
+
+def stored(store: MemoryStore) -> list[Plan]:
+    """All plans, in order."""
+    return [plans.decode(store.get(info.key).data, info.key) for info in store.list(LAYOUT.plans)]
+
+
+def test_cuts_by_age_when_quiet() -> None:
+    """A few clicks do not wait for a full batch: they are learned once the oldest of them is old enough."""
+    rig = Rig(MemoryStore(), clicks(10), rhythm=ENDLESS)
+    rig.source.exhausted = lambda: False  # type: ignore[method-assign]
+    rig.service.open()
+    rig.service.run(lambda: (rig.clock.advance(0.3), rig.clock.ticks > 3 and rig.service.stop()))  # type: ignore[arg-type, func-returns-value]
+
+    assert [plan.cut for plan in stored(rig.store)] == ["fence", "age"]  # type: ignore[arg-type]
+
+
+def test_pauses_and_resumes_on_pressure() -> None:
+    """With the store standing still the source is paused at the high mark; it goes on by itself afterwards."""
+    store, rows = MemoryStore(), clicks(400)
+    rhythm = replace(RHYTHM, pressure=PressurePolicy(high_bytes=4000, low_bytes=1000), in_flight=1)
+    rig = Rig(store, rows, rhythm=rhythm)
+    seen: list[float] = []
+
+    def slow(_: str) -> None:
+        seen.append(rig.meter.value("headrace_buffered_bytes"))
+
+    rig.service.open()
+    submit, collect = rig.learner.submit, rig.learner.collect
+    rig.learner.submit = lambda planned: (slow(""), submit(planned))[1]  # type: ignore[method-assign, func-returns-value]
+    turns = iter(range(10**6))
+    rig.learner.collect = lambda timeout_seconds=0.0: collect(timeout_seconds) if next(turns) % 9 == 0 else []  # type: ignore[method-assign]
+    paused: list[bool] = []
+    rig.service.run(lambda: (rig.clock.advance(1.1), paused.append(rig.meter.value("headrace_paused") > 0)))  # type: ignore[arg-type, func-returns-value]
+
+    assert True in paused
+    assert paused[-1] is False
+    assert max(seen) <= 4000 + 25 * 200
+    assert rig.state() == folded(store).state_sha256()
+
+
+def test_waits_out_a_store_outage() -> None:
+    """While the store is down nothing is lost and nothing stops; it goes on by itself when the store is back."""
+    store = MemoryStore()
+    rig = Rig(store, clicks(200))
+    rig.service.open()
+    down = iter([True] * 3)
+
+    def trouble(call: str, _key: str) -> None:
+        if call == "put" and next(down, False):
+            raise StoreUnavailable("connection refused")
+
+    store.trouble = trouble
+    rig.service.run(lambda: rig.clock.advance(0.01))
+
+    assert rig.meter.value("headrace_store_retries_total") == 3
+    assert rig.state() == folded(store).state_sha256()
+    assert sum(plans.count(each)[0] for plan in stored(store) for each in plan.ranges) == 200
+
+
+def test_replaced_writer_stops() -> None:
+    """When another process takes the lineage over, the first one stops at its next plan and writes nothing after."""
+    store = MemoryStore()
+    first, second = Rig(store, clicks(200)), Rig(store, clicks(200))
+    first.service.open()
+    turns = iter(range(10**6))
+
+    def overtake() -> None:
+        if next(turns) == 3:
+            second.service.open()
+
+    with pytest.raises(Fenced, match="replaced"):
+        first.service.run(overtake)
+    written = len(store.objects)
+    first.service.close()
+    second.service.run()
+
+    assert len(store.objects) > written
+    assert [plan.epoch for plan in stored(store)] == sorted(plan.epoch for plan in stored(store))
+    assert second.state() == folded(store).state_sha256()
+
+
+def test_gives_up_on_deadly_plan() -> None:
+    """A plan at which the learner dies again and again stops the service with an error of its own."""
+    rig = Rig(MemoryStore(), clicks(100))
+    rig.service.open()
+    collect = rig.learner.collect
+
+    def deadly(timeout_seconds: float = 0.0) -> object:
+        rig.learner.dies_at = 2
+        return collect(timeout_seconds)
+
+    rig.learner.collect = deadly  # type: ignore[method-assign, assignment]
+    with pytest.raises(LearnerFailed, match="in a row"):
+        rig.service.run()
+
+
+def test_checkpoints_and_collects() -> None:
+    """Checkpoints come after so many plans and at the end; only those kept stay, with the plans after the oldest."""
+    store = MemoryStore()
+    policy = CheckpointPolicy(batches=10, seconds=1e9, kept=2, grace_seconds=0.0)
+    rig = Rig(store, clicks(40 * 300), rhythm=replace(RHYTHM, checkpoint=policy))
+    rig.run()
+    kept = [seq for seq, _ in checkpoint.complete(store, LAYOUT)]
+
+    assert len(kept) in (2, 3)
+    assert rig.meter.value("headrace_checkpoints_total") > 20
+    assert stored(store)[0].seq % 64 == 0
+    assert 0 < stored(store)[0].seq <= kept[0]
+    assert rig.meter.value("headrace_archived_events_total") > 0
+    again = Rig(store, clicks(40 * 300))
+    again.service.open()
+    assert again.service.opened is not None
+    assert again.service.opened.recovered.replayed == 0
+
+
+def test_damaged_checkpoint_costs_a_replay() -> None:
+    """A flipped bit in the newest checkpoint is noticed and counted, and the next older one leads to the same state."""
+    store = MemoryStore()
+    rig = Rig(store, clicks(400))
+    rig.run()
+    newest = [key for _, key in checkpoint.complete(store, LAYOUT)][-1]
+    part = checkpoint.read_manifest(store, newest).parts[0].key
+    data, when = store.objects[part]
+    store.objects[part] = (data[:-1] + bytes([data[-1] ^ 1]), when)
+    again = Rig(store, clicks(400))
+    opened = again.service.open()
+
+    assert opened.recovered.replayed > 0
+    assert again.meter.value("headrace_checkpoint_invalid_total") == 1
+    assert again.state() == folded(store).state_sha256()
+
+
+@pytest.mark.parametrize("harm", ["missing", "altered"])
+def test_refuses_harmed_staging(harm: str) -> None:
+    """A staged object that is needed and is not what its plan says stops the start, by name."""
+    store = MemoryStore()
+    rig = Rig(store, clicks(100), rhythm=replace(RHYTHM, checkpoint=CheckpointPolicy(batches=10**6, seconds=1e9)))
+    store.trouble = _no_checkpoint
+    collect = rig.learner.collect
+    rig.learner.collect = lambda timeout_seconds=0.0: (rig.clock.advance(1.0), collect(timeout_seconds))[1]  # type: ignore[method-assign]
+    with pytest.raises(DrainIncomplete):
+        rig.run()
+    store.trouble = lambda *_: None
+    staged = next(key for key in store.objects if "/stage/" in key)
+    if harm == "missing":
+        del store.objects[staged]
+    else:
+        store.objects[staged] = (b"PAR1 something else PAR1", 0.0)
+
+    with pytest.raises(StoreRefused, match=staged):
+        Rig(store, clicks(100)).service.open()
+
+
+def test_never_counts_replays_twice() -> None:
+    """After a restart the figures begin with what is new; what is replayed is counted as replayed."""
+    store = MemoryStore()
+    rows = clicks(400)
+    Rig(store, rows[:200]).run()
+    for key in [key for key in store.objects if "/checkpoint/" in key]:
+        del store.objects[key]
+    again = Rig(store, rows)
+    again.run()
+
+    assert again.meter.value("headrace_events_total", outcome="trained") == 200
+    assert again.meter.value("headrace_replayed_plans_total") == 5
+    assert again.meter.value("headrace_learned_events_total") == 400
+
+
+def test_admits_new_partitions() -> None:
+    """Partitions added while it runs are read from their beginning, and are in the next plans."""
+    clock = FakeClock()
+    rig = Rig(MemoryStore(), clicks(200), rhythm=replace(RHYTHM, partitions_seconds=5.0), clock=clock, partitions=3)
+    everything = rig.source.partitions
+    rig.source.partitions = lambda: [0, 1] if clock.ticks < 3 else everything()  # type: ignore[method-assign]
+    rig.source.exhausted = lambda: clock.ticks > 30  # type: ignore[method-assign]
+    rig.service.open()
+    rig.service.run(lambda: clock.advance(1.0))
+
+    trained = {
+        partition: sum(plans.count(each)[0] for plan in stored(rig.store) for each in plan.ranges if each.partition == partition)  # type: ignore[arg-type]
+        for partition in range(3)
+    }
+    assert trained == dict(rig.source.end())
+
+
+def _no_checkpoint(call: str, key: str) -> None:
+    if call == "put" and "/checkpoint/" in key:
+        raise StoreUnavailable("no room")
