@@ -186,7 +186,7 @@ def count_one_more(forge: Forge) -> None:
 
 def end_early(forge: Forge) -> None:
     """The newest plan has a new partition, whose range ends before it begins."""
-    empty = {"staged": None, "rejected": {}, "duplicates": [], "absent": 0}
+    empty: dict[str, Any] = {"staged": None, "rejected": {}, "duplicates": [], "absent": 0}
     forge.plan(15, lambda plan: plan["ranges"].append({"partition": 7, "start": 5, "end": 4, **empty}))
     forge.manifest(LAYOUT.manifest(15), lambda found: found["next_offsets"].update({"7": 5}))
 
@@ -267,6 +267,10 @@ FORGERIES: dict[str, tuple[Forgery, str]] = {
     "staged object missing": (lambda forge: forge.store.delete(staged_key(forge)), "staged_missing"),
     "staged object truncated": (alter_staged(lambda data: data[:-1]), "staged_altered"),
     "staged object longer": (alter_staged(lambda data: data + b"x"), "staged_altered"),
+    "staged object of another size than planned": (
+        lambda forge: forge.range(has_clicks, lambda it: it["staged"].update(size=it["staged"]["size"] + 1)),
+        "staged_altered",
+    ),
     "staged object with one bit flipped": (alter_staged(flipped), "staged_altered"),
     "staged object with one row less": (
         alter_staged(lambda data: parquet(without_row(pa.table({"offset": [1, 2, 3, 4]}))) + data[:0]),
@@ -320,6 +324,10 @@ FORGERIES: dict[str, tuple[Forgery, str]] = {
     ),
     "part missing": (alter_part(lambda forge, part: forge.store.delete(part["key"])), "part_missing"),
     "part truncated": (put_part(lambda data: data[:-1]), "part_altered"),
+    "part of another size than in the manifest": (
+        alter_part(lambda _forge, part: part.update(size=part["size"] + 1)),
+        "part_altered",
+    ),
     "part with one bit flipped": (put_part(flipped), "part_altered"),
     "foreign part": (alter_part(lambda _forge, part: part.update(key="headrace/other.safetensors")), "foreign_key"),
     "CURRENT is no JSON": (replace_object(LAYOUT.current, lambda _: b"main"), "current"),
