@@ -1,14 +1,15 @@
 """Ray's door: the learner's host in an actor of its own, and a handle on it that keeps the order of things.
 
-Ray restarts and retries nothing here: an actor that comes back has lost its state, and a call that is tried again may run
-twice. Whatever goes wrong becomes `LearnerLost`, and the loop restores a checkpoint and replays.
+Ray restarts and retries nothing here: an actor that comes back has lost its state, and a call that is tried again may
+run twice. Whatever goes wrong becomes `LearnerLost`, and the loop restores a checkpoint and replays. The actor is not
+detached: it ends with the process that started it, however that ends (through ray://, after Ray's reconnect grace).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 import ray
@@ -18,65 +19,59 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from stream.errors import ConfigError, HeadraceError, LearnerFailed, LearnerLost
 from stream.events import CheckpointFailed, CheckpointRef, LearnReport, PlannedBatch, Position, Recommendation
 from stream.host import HostConfig, LearnerHost
+from stream.ray_link import RayConfig, connect, disconnect, rejoin, worker_environment
+
+__all__ = ["RayConfig", "RayLearner", "connect", "disconnect"]
 
 log = structlog.get_logger()
 _START_SECONDS = 120.0
 _CALL_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class RayConfig:
-    """How to reach Ray. `address` None: a Ray of our own, in this process's care. `object_store_bytes`: its shared memory."""
-
-    address: str | None = None
-    namespace: str = "headrace"
-    num_cpus: int = 2
-    object_store_bytes: int = 256 * 2**20
-
-
-def connect(config: RayConfig) -> None:
-    """Start or join Ray, once per process. Raises ConfigError naming the address and what may be wrong with it."""
-    if ray.is_initialized():
-        return
-    options: dict[str, Any] = {"namespace": config.namespace, "log_to_driver": True, "logging_level": "warning"}
-    if config.address is None:
-        options |= {
-            "address": "local",
-            "num_cpus": config.num_cpus,
-            "object_store_memory": config.object_store_bytes,
-            "include_dashboard": False,
-        }
-    else:
-        options["address"] = config.address
-    try:
-        ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise ConfigError(_explained(config, error)) from error
-
-
-def disconnect() -> None:
-    """Leave Ray; one that we started ends. Idempotent."""
-    ray.shutdown()
+_OPTIONS: dict[str, Any] = {
+    "max_restarts": 0,
+    "max_task_retries": 0,
+    "num_cpus": 1,
+    "concurrency_groups": {"read": 2, "upload": 1},
+}
+_UNREACHED = (RayError, ConnectionError)  # Ray Client says ConnectionError where Ray says RayError
 
 
 class _Actor(LearnerHost):
     """The host with Ray's concurrency groups on it: what reads, and what uploads, does not wait for what learns."""
 
+    def __init__(self, config: HostConfig) -> None:
+        self._handed_over: SimpleQueue[Exception | None] = SimpleQueue()
+        super().__init__(config)
+
     @ray.method(concurrency_group="read")
-    def recommend(self, user_id: str, top_n: int) -> list[Recommendation]:
+    def recommend(self, user_id: str, top_n: int) -> list[Recommendation]:  # type: ignore[override]  # Ray's wrapper
         return super().recommend(user_id, top_n)
 
     @ray.method(concurrency_group="read")
-    def explain(self, user_id: str, product_id: str) -> list[Recommendation]:
+    def explain(self, user_id: str, product_id: str) -> list[Recommendation]:  # type: ignore[override]  # the same
         return super().explain(user_id, product_id)
 
+    def begin_checkpoint(self) -> None:
+        try:
+            super().begin_checkpoint()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other half of the pair says it
+            self._handed_over.put(error)
+        else:
+            self._handed_over.put(None)
+
     @ray.method(concurrency_group="upload")
-    def finish_checkpoint(self, begun: None) -> CheckpointRef:  # type: ignore[override]  # `begun` orders the two calls
+    def finish_checkpoint(self) -> CheckpointRef:  # type: ignore[override]  # the same
+        # Waits here, not by an argument: Ray would hold back every later call until the argument is there.
+        failed = self._handed_over.get()
+        if failed is not None:
+            raise failed
         return super().finish_checkpoint()
 
 
 class RayLearner:
-    """A `LiveLearner` in a Ray actor. Ray must be connected."""
+    """A `LiveLearner` in a Ray actor. `connect` comes first; `start` connects again when the connection was lost.
+
+    `recommend`, `explain` and `status` may be called by any thread.
+    """
 
     def __init__(self, config: HostConfig) -> None:
         self._config = config
@@ -87,44 +82,35 @@ class RayLearner:
     def start(self) -> None:
         """Begin a new, empty actor and wait until it answers."""
         self.close()
-        options = {
-            "max_restarts": 0,
-            "max_task_retries": 0,
-            "num_cpus": 1,
-            "concurrency_groups": {"read": 2, "upload": 1},
-        }
-        self._actor = ray.remote(**options)(_Actor).remote(self._config)
         try:
+            environment = worker_environment(rejoin())
+            options = _OPTIONS | ({"runtime_env": {"env_vars": environment}} if environment else {})
+            self._actor = ray.remote(**options)(_Actor).remote(self._config)
             ray.get(self._actor.status.remote(), timeout=_START_SECONDS)
         except GetTimeoutError:
+            self.close()  # else it would go on waiting for a CPU, and start when nobody wants it any more
             raise LearnerFailed(
-                f"Ray did not start the learner within {_START_SECONDS:.0f} s: is a CPU free in the cluster (`ray status`)?"
+                f"Ray did not start the learner within {_START_SECONDS:.0f} s: is a CPU free (`ray status`)?"
             ) from None
-        except RayError as error:
+        except (ConfigError, *_UNREACHED) as error:
+            self.close()
             raise LearnerFailed(f"the learner does not start: {error}") from error
 
     def restore(self, manifest_key: str | None) -> Position:
-        return self._ask(self._need().restore.remote(manifest_key), None)  # type: ignore[no-any-return]
+        return self._ask("restore", manifest_key, seconds=None)  # type: ignore[no-any-return]
 
     def submit(self, planned: PlannedBatch) -> None:
         self._applies.append(self._remote("apply", planned))
 
     def begin_checkpoint(self) -> None:
-        self._checkpoints.append(self._remote("finish_checkpoint", self._remote("begin_checkpoint")))
+        self._remote("begin_checkpoint")
+        self._checkpoints.append(self._remote("finish_checkpoint"))
 
     def in_flight(self) -> int:
         return len(self._applies)
 
     def collect(self, timeout_seconds: float = 0.0) -> Sequence[LearnReport | CheckpointRef | CheckpointFailed]:
-        if self._actor is None:
-            return []
-        waiting = [*self._applies, *self._checkpoints]
-        if not waiting:
-            return []
-        ready, _ = ray.wait(waiting, num_returns=1, timeout=timeout_seconds)
-        if not ready:
-            return []
-        ready = set(ray.wait(waiting, num_returns=len(waiting), timeout=0)[0])
+        ready = self._ready(timeout_seconds)
         reports: list[LearnReport | CheckpointRef | CheckpointFailed] = []
         while self._applies and self._applies[0] in ready:
             reports.append(self._learned(self._applies[0]))
@@ -133,53 +119,67 @@ class RayLearner:
             reports.append(self._written(self._checkpoints.popleft()))
         return reports
 
-    def status(self, digest: bool = False) -> Mapping[str, Any]:
-        return self._ask(self._need().status.remote(digest), _CALL_SECONDS * 4)  # type: ignore[no-any-return]
+    def status(self, digest: bool = False) -> Mapping[str, Any]:  # noqa: FBT001, FBT002 - as the port has it
+        return self._ask("status", digest, seconds=_CALL_SECONDS * 4)  # type: ignore[no-any-return]
 
     def recommend(self, user_id: str, top_n: int) -> Sequence[Recommendation]:
-        return self._ask(self._need().recommend.remote(user_id, top_n), _CALL_SECONDS)  # type: ignore[no-any-return]
+        return self._ask("recommend", user_id, top_n, seconds=_CALL_SECONDS)  # type: ignore[no-any-return]
 
     def explain(self, user_id: str, product_id: str) -> Sequence[Recommendation]:
         """Which of the user's recent items speak for an item, strongest first."""
-        return self._ask(self._need().explain.remote(user_id, product_id), _CALL_SECONDS)  # type: ignore[no-any-return]
+        return self._ask("explain", user_id, product_id, seconds=_CALL_SECONDS)  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """End the actor, if one runs; what was in flight is forgotten."""
         actor, self._actor = self._actor, None
         self._applies.clear()
         self._checkpoints.clear()
-        if actor is not None and ray.is_initialized():
-            ray.kill(actor)
+        try:
+            if actor is not None and ray.is_initialized():
+                ray.kill(actor)
+        except _UNREACHED as error:
+            log.warning("the learner's cluster is out of reach; it ends the learner by itself", error=str(error))
 
-    def _need(self) -> Any:
-        if self._actor is None:
-            raise LearnerLost("the learner has not been started")
-        return self._actor
+    def _ready(self, timeout_seconds: float) -> set[Any]:
+        waiting = [*self._applies, *self._checkpoints]
+        if self._actor is None or not waiting:
+            return set()
+        try:
+            ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+            if not ready and timeout_seconds > 0:
+                ray.wait(waiting, num_returns=1, timeout=timeout_seconds)
+                ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        except _UNREACHED as error:
+            raise _lost(error) from error
+        return set(ready)
 
     def _remote(self, method: str, *args: Any) -> Any:
+        if self._actor is None:
+            raise LearnerLost("the learner has not been started")
         try:
-            return getattr(self._need(), method).remote(*args)
-        except RayError as error:
-            raise self._lost(error) from error
+            return getattr(self._actor, method).remote(*args)
+        except _UNREACHED as error:
+            raise _lost(error) from error
 
-    def _ask(self, ref: Any, timeout_seconds: float | None) -> Any:
+    def _ask(self, method: str, *args: Any, seconds: float | None) -> Any:
+        ref = self._remote(method, *args)
         try:
-            return ray.get(ref, timeout=timeout_seconds)
+            return ray.get(ref, timeout=seconds)
         except RayTaskError as error:
             if isinstance(error.cause, HeadraceError):
                 raise error.cause from error
             raise LearnerLost(f"the learner failed: {error.cause!r}") from error
-        except RayError as error:
-            raise self._lost(error) from error
+        except _UNREACHED as error:
+            raise _lost(error) from error
 
     def _learned(self, ref: Any) -> LearnReport:
         try:
             report: LearnReport = ray.get(ref)
         except RayTaskError as error:
-            log.error("learning a plan failed", error=str(error))
+            log.error("learning a plan failed", error=str(error))  # noqa: TRY400 - it holds the actor's own traceback
             raise LearnerLost(f"learning a plan failed: {error.cause!r}") from error
-        except RayError as error:
-            raise self._lost(error) from error
+        except _UNREACHED as error:
+            raise _lost(error) from error
         return report
 
     def _written(self, ref: Any) -> CheckpointRef | CheckpointFailed:
@@ -187,21 +187,10 @@ class RayLearner:
             written: CheckpointRef = ray.get(ref)
         except RayTaskError as error:
             return CheckpointFailed(str(error.cause))
-        except RayError as error:
-            raise self._lost(error) from error
+        except _UNREACHED as error:
+            raise _lost(error) from error
         return written
 
-    def _lost(self, error: RayError) -> LearnerLost:
-        return LearnerLost(f"the learner's process is gone or out of reach: {type(error).__name__}: {error}")
 
-
-def _explained(config: RayConfig, error: Exception) -> str:
-    if config.address is None:
-        return f"Ray does not start on this machine: {error}"
-    return (
-        f"Ray at RAY_ADDRESS={config.address} cannot be joined: {error}. Check the address and the port (ray:// wants the "
-        "Ray Client port, 10001 by default), that the cluster runs the same Ray and Python versions, and, if it wants a "
-        "token, RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH: a wrong token shows as a time-out."
-    )
-
-
+def _lost(error: Exception) -> LearnerLost:
+    return LearnerLost(f"the learner's process is gone or out of reach: {type(error).__name__}: {error}")

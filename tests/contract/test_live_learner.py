@@ -25,7 +25,7 @@ from tests.rigs import LAYOUT, MODEL
 Make = Callable[[HostConfig], LiveLearner]
 
 
-@pytest.fixture(params=["inline", "embedded", "client"])
+@pytest.fixture(params=["inline", "embedded", "client"], scope="module")  # by module: each Ray is joined once
 def make(request: pytest.FixtureRequest) -> Make:
     """A learner of each kind."""
     if request.param == "inline":
@@ -154,8 +154,7 @@ def test_killed_process_is_lost(learner: LiveLearner) -> None:
     else:
         os.kill(learner.status()["pid"], signal.SIGKILL)
     with pytest.raises(LearnerLost):
-        learner.submit(chain(1)[0])
-        gather(learner)
+        gather_all_of(learner, chain(1))
     learner.start()
 
     assert learner.status()["seq"] == -1
@@ -167,7 +166,9 @@ def chain(count: int) -> list[PlannedBatch]:
     for seq in range(count):
         start = max(0, seq - 1) * 20
         end = start + (20 if seq else 0)
-        plan = Plan("main", seq, 1, f"n{seq}", previous, "rows" if seq else "fence", 0, "t", (PlannedRange(0, start, end),))
+        plan = Plan(
+            "main", seq, 1, f"n{seq}", previous, "rows" if seq else "fence", 0, "t", (PlannedRange(0, start, end),)
+        )
         previous = sha256(encode(plan))
         offsets = range(start, end)
         columns = [
@@ -182,6 +183,13 @@ def chain(count: int) -> list[PlannedBatch]:
         table = pa.Table.from_arrays(arrays, schema=SCHEMA)
         planned.append(PlannedBatch(plan, previous, *to_batch([table]), 0, 0))
     return planned
+
+
+def gather_all_of(learner: LiveLearner, planned: list[PlannedBatch]) -> list[LearnReport]:
+    """Hand over and wait: a process that is gone shows at one of the two."""
+    for each in planned:
+        learner.submit(each)
+    return gather(learner)
 
 
 def gather(learner: LiveLearner) -> list[LearnReport]:

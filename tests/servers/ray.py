@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import os
+import shutil
+import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-import ray
+from ray import _raylet
 
 from stream import actor
 from stream.actor import RayConfig
@@ -19,48 +23,120 @@ from tests.servers import process
 TOKEN = "0123456789abcdef0123456789abcdef"
 
 
-@pytest.fixture
-def embedded_ray() -> Iterator[None]:
-    """This process has a Ray of its own; it is kept from test to test, as starting it takes seconds."""
-    if ray.is_initialized() and ray.util.client.ray.is_connected():
-        actor.disconnect()
-    actor.connect(RayConfig())
-    yield
+@dataclass(frozen=True)
+class Head:
+    """A cluster of one node. `folder`: its own temporary folder, with `session_latest/logs`."""
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+    gcs: int
+    client: int
+
+    @property
+    def client_address(self) -> str:
+        """Where Ray Client joins."""
+        return f"ray://127.0.0.1:{self.client}"
+
+    @property
+    def driver_address(self) -> str:
+        """Where a driver on the same machine joins."""
+        return f"127.0.0.1:{self.gcs}"
+
+    @property
+    def token(self) -> Mapping[str, str]:
+        """The environment with which a process is let in."""
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.folder / "token")}
+
+
+@pytest.fixture(scope="module")
+def embedded_ray() -> None:
+    """This process has a Ray of its own; it is kept from module to module, as starting it takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "2")  # as from a shell that wants more than is good for the learner
+        actor.connect(RayConfig(quiet=True))
 
 
 @pytest.fixture(scope="session")
-def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address (ray://...) of a cluster that wants a token; the token is set for this process's clients."""
-    folder = tmp_path_factory.mktemp("ray")
-    (folder / "token").write_text(TOKEN)
-    gcs, client, dashboard = process.free_ports(3)
-    env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
-    argv = [
-        *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={gcs}"),
-        *(f"--ray-client-server-port={client}", "--num-cpus=2", "--include-dashboard=false"),
-        *(f"--dashboard-port={dashboard}", "--object-store-memory=100000000", "--disable-usage-stats"),
-    ]
-    log = folder / "ray.log"
-    head = process.start(argv, log, env)
+def ray_head() -> Iterator[Head]:
+    """A cluster that wants a token."""
+    folder = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))  # Ray's sockets lie in it: their paths must stay short
     try:
-        process.wait_until(lambda: "started" in log.read_text().lower() or head.poll() is not None, head, log)
-        time.sleep(1)
-        yield f"ray://127.0.0.1:{client}"
-    finally:
-        head.terminate()
+        head = _started(folder)
         try:
-            head.wait(20)
-        except subprocess.TimeoutExpired:
-            head.kill()
+            yield head
+        finally:
+            _stop(head.process)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def client_ray(ray_head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """This process is connected to the cluster as a client."""
+@pytest.fixture(scope="module")
+def client_ray(ray_head: Head) -> Iterator[Head]:
+    """This process is connected to the cluster as a client, with the cluster's token."""
     actor.disconnect()
-    (tmp_path / "token").write_text(TOKEN)
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
-    actor.connect(RayConfig(ray_head))
-    yield ray_head
-    actor.disconnect()
+    with token_of(ray_head):
+        actor.connect(RayConfig(ray_head.client_address))
+        yield ray_head
+        actor.disconnect()
+
+
+@contextmanager
+def token_of(head: Head) -> Iterator[None]:
+    """Ray reads mode and token once per process; an embedded Ray before or after a cluster has another token."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in head.token.items():
+            patch.setenv(name, value)
+        _read_environment_again()
+        yield
+    _read_environment_again()
+
+
+def _started(folder: Path) -> Head:
+    (folder / "token").write_text(TOKEN)
+    gcs, client = process.free_ports(2)
+    log = folder / "head.log"
+    head = Head(process.start(_argv(folder, gcs, client), log, _environment(folder)), folder, gcs, client)
+    process.wait_until(lambda: _listens(client), head.process, log, seconds=120)
+    return head
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        # Ray Client's proxy forks while gRPC's threads run; with gRPC's fork handlers one child in ten or so aborts.
+        "GRPC_ENABLE_FORK_SUPPORT": "0",
+        "OMP_NUM_THREADS": "2",  # a cluster that wants more than is good for the learner
+    }
+
+
+def _argv(folder: Path, gcs: int, client: int) -> list[str]:
+    """Everything on loopback, and each port that Ray would take from a fixed range chosen by the kernel."""
+    chosen = ["node-manager-port", "object-manager-port", "min-worker-port", "max-worker-port"]
+    return [
+        *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--node-ip-address=127.0.0.1"),
+        *(f"--port={gcs}", f"--ray-client-server-port={client}", f"--temp-dir={folder}"),
+        *("--num-cpus=2", "--include-dashboard=false", "--dashboard-agent-listen-port=0"),
+        *(f"--{port}=0" for port in chosen),
+        *("--object-store-memory=100000000", "--disable-usage-stats"),
+    ]
+
+
+def _read_environment_again() -> None:
+    inner: Any = _raylet  # compiled, and without stubs
+    inner.Config.initialize("")
+    inner.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _stop(head: subprocess.Popen[bytes]) -> None:
+    head.terminate()
+    try:
+        head.wait(20)
+    except subprocess.TimeoutExpired:
+        head.kill()
+        head.wait()

@@ -1,0 +1,182 @@
+"""Joining Ray, or starting one of our own: with a bounded wait, and with errors that say what to look at."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import structlog
+from ray._private import ray_logging
+from ray.exceptions import AuthenticationError, RayError
+
+from stream.errors import ConfigError
+
+log = structlog.get_logger()
+_ATTEMPTS = 3
+_REACH_SECONDS = 5.0
+# Ray Client reads these when it is first used. Its own figures mean half a minute until a wrong token is told, and as
+# long again until a lost cluster is noticed and a killed driver's actor ends. What the operator has set wins.
+_CLIENT_SECONDS = {
+    "RAY_CLIENT_INITIAL_CONNECTION_TIMEOUT_S": "3",
+    "RAY_CLIENT_MAX_CONNECTION_TIMEOUT_S": "5",
+    "RAY_CLIENT_RECONNECT_GRACE_PERIOD": "10",
+}
+# BLAS reads these when it is loaded, so they must stand before a worker begins. With more threads sums are added up in
+# another order, and on a busy machine they cost a factor of five.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+# How Ray says that the process which serves this one client died as it started: its parent forks while gRPC's threads
+# run (ray-project/ray#63202). The next try mostly succeeds.
+_FORK_RACE = ("Starting Ray client server failed", "Proxy failed to Connect to backend")
+
+
+@dataclass(frozen=True, slots=True)
+class RayConfig:
+    """How to reach Ray. `address` None or "local": a Ray of our own, in this process's care.
+
+    `object_store_bytes`: shared memory of our own Ray. `quiet`: neither the actor's output nor Ray's remarks (on a
+    killed worker, say) are repeated on this process's streams; they stay in Ray's log folder.
+    """
+
+    address: str | None = None
+    namespace: str = "headrace"
+    num_cpus: int = 2
+    object_store_bytes: int = 256 * 2**20
+    quiet: bool = False
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether Ray begins and ends with this process."""
+        return self.address in {None, "local"}
+
+
+_joined: RayConfig | None = None  # as Ray itself, one per process
+
+
+def connect(config: RayConfig) -> None:
+    """Start or join Ray, once per process. Raises ConfigError naming the address and what may be wrong with it.
+
+    A cluster that listens but does not let us in is given up after about a quarter of a minute.
+    """
+    global _joined  # noqa: PLW0603 - see there
+    if not ray.is_initialized():
+        _quieten(config)
+        for name, value in _CLIENT_SECONDS.items():
+            os.environ.setdefault(name, value)
+        _join(config)
+    _joined = config
+
+
+def rejoin() -> RayConfig:
+    """How this process is connected; connects again if the connection was lost. Raises ConfigError.
+
+    Whoever uses Ray asks here first: left to itself, Ray would start another one on this machine without a word.
+    """
+    if _joined is None:
+        raise ConfigError("Ray is not connected: call stream.actor.connect first")
+    connect(_joined)
+    return _joined
+
+
+def disconnect() -> None:
+    """Leave Ray; one that we started ends. Idempotent."""
+    global _joined  # noqa: PLW0603 - see there
+    _joined = None
+    ray.shutdown()
+
+
+def worker_environment(config: RayConfig) -> Mapping[str, str]:
+    """What an actor's process needs beyond what Ray gives it; empty for our own Ray, whose every process has it."""
+    return {} if config.is_ours else _ONE_THREAD
+
+
+def _join(config: RayConfig) -> None:
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            _reach(config)
+            with _environment(_ONE_THREAD if config.is_ours else {}):
+                ray.init(**_options(config))
+            return
+        except (RayError, RuntimeError, ValueError, OSError) as error:
+            ray.shutdown()  # a client that was refused stays half connected otherwise
+            if attempt == _ATTEMPTS or not _is_fork_race(error):
+                raise ConfigError(_explained(config, error)) from error
+            log.warning("Ray Client's server died as it started, trying again", attempt=attempt)
+
+
+def _options(config: RayConfig) -> dict[str, Any]:
+    shared = {"namespace": config.namespace, "log_to_driver": not config.quiet, "logging_level": "warning"}
+    if not config.is_ours:
+        return shared | {"address": config.address}
+    return shared | {
+        "address": "local",
+        "num_cpus": config.num_cpus,
+        "object_store_memory": config.object_store_bytes,
+        "include_dashboard": False,
+    }
+
+
+def _quieten(config: RayConfig) -> None:
+    """Take from Ray's remarks what needs nobody's attention.
+
+    That our own Ray wants a token is as it should be. Ray repeats its remarks on killed workers on standard output
+    whatever `log_to_driver` says; only its de-duplication can drop them.
+    """
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    if config.quiet:
+        ray_logging.stdout_deduplicator.skip_re = re.compile("")
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Have `values` in the environment for a while: what is started meanwhile keeps them."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _reach(config: RayConfig) -> None:
+    """Raises OSError at once when nothing listens; Ray itself would go on trying."""
+    host, _, port = (config.address or "").removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
+
+
+def _is_fork_race(error: Exception) -> bool:
+    return any(words in str(error) for words in _FORK_RACE)
+
+
+def _explained(config: RayConfig, error: Exception) -> str:
+    if config.is_ours:
+        return f"Ray does not start on this machine: {error}"
+    return f"Ray at RAY_ADDRESS={config.address} cannot be joined: {error}. {_remedy(error)}"
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, AuthenticationError) or "connection timeout" in str(error):
+        return (
+            "Something listens there but does not let us in. Most likely it wants another token: set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as on the cluster. Or the port is not the one of Ray Client "
+            "(10001 by default)."
+        )
+    if _is_fork_race(error):
+        return (
+            "Set GRPC_ENABLE_FORK_SUPPORT=0 in the environment of the cluster's head (`ray start`), and start it again."
+        )
+    return (
+        "Check the address and the port (ray:// wants the Ray Client port, 10001 by default; host:port wants the GCS "
+        "port, 6379 by default), and that the cluster runs and has the same versions of Ray and Python."
+    )
