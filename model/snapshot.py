@@ -91,9 +91,10 @@ def _fill_table(name: str, table: Table, ids: Strings, part: dict[str, Array]) -
     own = len(table)
     if values[:own] != table.ids:
         raise ValueError(f"snapshot ids {name!r} begin with {values[:own]!r}, the config makes them {table.ids!r}")
-    if len(set(values)) != len(values):
-        raise ValueError(f"snapshot ids {name!r} are not distinct")
-    table.append(values[own:])
+    try:
+        table.append(values[own:], Strings(ids.data[ids.offsets[own] :], ids.offsets[own:] - ids.offsets[own]))
+    except ValueError:
+        raise ValueError(f"snapshot ids {name!r} are not distinct") from None
     _fill_part(name, table.kept(), part)
 
 

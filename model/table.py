@@ -31,7 +31,8 @@ class Column:
     kept: bool = True
 
     def allocate(self, rows: int) -> Array:
-        return np.full((rows, self.width) if self.width else rows, self.fill, self.dtype)
+        """Room for `rows`, not filled: memory that nobody has touched yet costs nothing."""
+        return np.empty((rows, self.width) if self.width else rows, self.dtype)
 
 
 class Table:
@@ -89,39 +90,49 @@ class Table:
             self.append(list(dict.fromkeys(value for value, row in zip(values, rows, strict=True) if row >= size)))
         return rows
 
-    def append(self, fresh: Sequence[str]) -> None:
-        """Add rows for ids that are distinct and new. Raises `ValueError` for one that is not."""
+    def append(self, fresh: Sequence[str], text: Strings | None = None) -> None:
+        """Add rows for ids that are distinct and new. Raises `ValueError` for one that is not.
+
+        `text`: the same ids, where they are at hand encoded.
+        """
         size = len(self.ids)
         self.index.update(zip(fresh, range(size, size + len(fresh)), strict=True))
         if len(self.index) != size + len(fresh):
             raise ValueError("ids of a table must be distinct")
-        self._append_text(fresh)
+        self._append_text(Strings.of(fresh) if text is None else text)
         self.ids.extend(fresh)
-        self._reserve(len(self.ids))
+        self._reserve(len(self.ids), size)
+        for name, column in self.columns.items():
+            self._arrays[name][size : len(self.ids)] = column.fill
 
-    def _append_text(self, fresh: Sequence[str]) -> None:
-        addition = Strings.of(fresh)
+    def text(self, start: int) -> Strings:
+        """The ids from row `start` on, encoded, a view."""
+        cuts = self._cuts[start : len(self.ids) + 1]
+        return Strings(self._text[cuts[0] : cuts[-1]], cuts - cuts[0])
+
+    def _append_text(self, addition: Strings) -> None:
         size, start = len(self.ids), int(self._cuts[len(self.ids)])
-        self._cuts = _grown(self._cuts, size + 1 + len(fresh))
-        self._cuts[size : size + 1 + len(fresh)] = addition.offsets + start
+        self._cuts = _grown(self._cuts, size + 1 + len(addition))
+        self._cuts[size : size + 1 + len(addition)] = addition.offsets + start
         self._text = _grown(self._text, start + len(addition.data))
         self._text[start : start + len(addition.data)] = addition.data
 
-    def _reserve(self, rows: int) -> None:
+    def _reserve(self, rows: int, used: int) -> None:
+        """Make room for `rows`; the `used` first ones keep their values."""
         if rows <= self._capacity:
             return
-        self._capacity = max(rows, self._capacity + self._capacity // 2, 64)
+        self._capacity = max(rows, 2 * self._capacity, 64)
         for name, column in self.columns.items():
             larger = column.allocate(self._capacity)
-            larger[: len(self._arrays[name])] = self._arrays[name]
+            larger[:used] = self._arrays[name][:used]
             self._arrays[name] = larger
 
 
 def _grown(array: Array, size: int) -> Array:
-    """`array` itself when it holds `size` elements, else a copy with half as much again to spare."""
+    """`array` itself when it holds `size` elements, else a copy with as much again to spare."""
     if size <= len(array):
         return array
-    larger = np.zeros(max(size, len(array) + len(array) // 2), array.dtype)
+    larger = np.empty(max(size, 2 * len(array)), array.dtype)
     larger[: len(array)] = array
     return larger
 

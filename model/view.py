@@ -74,7 +74,7 @@ def _take_over(read: Readable, learner: Learner, users: Int32, items: Int32) -> 
         (read.items, live.items, items),
         (read.types, live.types, types),
     ):
-        mine.append(theirs.ids[len(mine) :])
+        mine.append(theirs.ids[len(mine) :], theirs.text(len(mine)))
         for name in mine.columns:
             mine[name][rows] = theirs[name][rows]
     read.positions[:] = live.positions

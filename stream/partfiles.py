@@ -38,14 +38,14 @@ def write_ids(ids: Mapping[str, Strings], path: Path) -> None:
     with pq.ParquetWriter(path, _IDS, compression="zstd", compression_level=1) as writer:
         for name in sorted(ids):
             column = _text(ids[name])
-            writer.write_table(pa.table([pa.array([name] * len(column), pa.string()), column], _IDS))
+            writer.write_table(pa.table([pa.repeat(pa.scalar(name), len(column)), column], _IDS))
 
 
 def read_ids(data: bytes) -> dict[str, Strings]:
     """Ids by table name; a table without ids is absent."""
     table = pq.read_table(io.BytesIO(data), schema=_IDS)
     names = pc.unique(table["table"]).to_pylist()
-    return {str(name): Strings.of(table.filter(pc.equal(table["table"], name))["id"].to_pylist()) for name in names}
+    return {str(name): _strings(table.filter(pc.equal(table["table"], name))["id"]) for name in names}
 
 
 def last(chunks: Sequence[Strings], limit: int) -> Strings:
@@ -62,3 +62,13 @@ def _text(strings: Strings) -> pa.Array:
     """Strings as an Arrow column, without making Python objects of them."""
     buffers = [None, pa.py_buffer(strings.offsets), pa.py_buffer(np.ascontiguousarray(strings.data))]
     return pa.Array.from_buffers(pa.large_string(), len(strings), buffers).cast(pa.string())
+
+
+def _strings(column: pa.ChunkedArray) -> Strings:
+    """The inverse of `_text`."""
+    plain = column.cast(pa.large_string()).combine_chunks()
+    plain = pa.concat_arrays([plain]) if isinstance(plain, pa.Array) else pa.concat_arrays(plain.chunks)
+    _, offsets, data = plain.buffers()
+    cuts = np.frombuffer(offsets, np.int64)[plain.offset : plain.offset + len(plain) + 1]
+    raw = np.frombuffer(data, np.uint8)[cuts[0] : cuts[-1]] if data is not None else np.empty(0, np.uint8)
+    return Strings(raw, cuts - cuts[0])
