@@ -86,9 +86,19 @@ def _distinct(column: Coded) -> tuple[list[str], Int32]:
 
     The column's own codes may point into more strings than occur, in any order: rows must not depend on that.
     """
+    if _in_order(column):
+        return column.values.tolist(), column.codes
     used, first, inverse = np.unique(column.codes, return_index=True, return_inverse=True)
     order = np.argsort(first)
     place = np.empty(len(order), np.int32)
     place[order] = np.arange(len(order), dtype=np.int32)
     values = column.values.tolist()
     return [values[code] for code in used[order].tolist()], place[inverse]
+
+
+def _in_order(column: Coded) -> bool:
+    """Whether every string occurs, and first appearances follow the order of the strings: no sorting needed then."""
+    if not len(column.codes):
+        return not len(column.values)
+    seen = np.maximum.accumulate(column.codes)
+    return bool(seen[0] == 0 and seen[-1] == len(column.values) - 1 and (np.diff(seen) <= 1).all())

@@ -75,12 +75,13 @@ class Table:
         """Rows of `values`, int32. Values without a row are numbered on from n in the order of their appearance: the
         rows that `intern` would give them.
         """
-        index, fresh, size = self.index, dict[str, int](), len(self.ids)
-        rows = (
-            row if (row := index.get(value)) is not None else fresh.setdefault(value, size + len(fresh))
-            for value in values
-        )
-        return np.fromiter(rows, np.int32, len(values))
+        rows: list[Any] = list(map(self.index.get, values))
+        if None in rows:
+            fresh, size = dict[str, int](), len(self.ids)
+            for place, row in enumerate(rows):
+                if row is None:
+                    rows[place] = fresh.setdefault(values[place], size + len(fresh))
+        return np.array(rows, np.int32)
 
     def intern(self, values: Sequence[str]) -> Int32:
         """Rows of `values`, int32; values without a row get one."""
