@@ -6,6 +6,13 @@ import time
 
 _STARTED = time.monotonic()
 
+import os  # noqa: E402
+
+# Before numpy is imported, here and, by inheritance, in an embedded Ray: one BLAS thread per process. More cost a factor of
+# five on a busy machine, and results would depend on their number.
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
 import json  # noqa: E402 - the clock above starts before anything is imported
 import sys  # noqa: E402
 from collections.abc import Iterable, Mapping  # noqa: E402
@@ -186,7 +193,8 @@ def verify(store: Store = None, lineage: Lineage = None, as_json: Json = False) 
     from stream import wiring
 
     settings = _settings({"store.location": store, "store.lineage": lineage})
-    verdict = checker.prove(wiring.open_store(settings), settings.store.prefix, settings.store.lineage or None)
+    options = checker.Options(window=settings.stream.dedupe_window)
+    verdict = checker.prove(wiring.open_store(settings), settings.store.prefix, settings.store.lineage or None, options)
     if as_json:
         _print(verdict.to_dict())
     else:

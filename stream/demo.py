@@ -78,7 +78,7 @@ def play(plan: Plan, console: Console) -> dict[str, Any]:
     log.configure("warning")
     clicks = _set_up(plan, console)
     console.print(f"Starting Ray and the learner; everything lies in {plan.folder}")
-    actor.connect(RayConfig())
+    actor.connect(RayConfig(quiet=True))
     try:
         stage = _stage(plan, clicks)
         tally = Tally(stage.events)

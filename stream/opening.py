@@ -8,7 +8,8 @@ from typing import Literal
 
 import structlog
 
-from stream.errors import Fenced
+from stream import plans
+from stream.errors import ConfigError, Fenced
 from stream.events import LearnReport, PlannedRange
 from stream.planner import Planner, Slots
 from stream.ports import EventSource, LiveLearner
@@ -47,6 +48,7 @@ class Opening:
         """
         for _ in range(_TRIES):
             recovered = recover(self.archive, self.learner, 4, self.told)
+            self._check_topic(recovered.head.seq)
             offsets = _first_offsets(self.source, self.start, recovered.next_offsets)
             planner = Planner(self.slots, recovered.head)
             try:
@@ -57,6 +59,19 @@ class Opening:
             self.source.assign(offsets)
             return Opened(planner, offsets, recovered)
         raise Fenced(f"another writer kept planning during {_TRIES} attempts to take over. Stop it, or leave it to it.")
+
+    def _check_topic(self, seq: int) -> None:
+        """Offsets mean something in their own topic only. Raises ConfigError for another one."""
+        if seq < 0:
+            return
+        key = self.slots.layout.plan(seq)
+        before = plans.decode(self.archive.patience.call(f"read {key}", lambda: self.slots.store.get(key)).data, key).topic
+        if before != self.slots.topic:
+            raise ConfigError(
+                f"lineage {self.slots.layout.lineage} has read {before!r} so far, and is now told to read "
+                f"{self.slots.topic!r}: its offsets mean nothing there. Name that one (--topic, HEADRACE_KAFKA_TOPIC), or "
+                "begin another lineage (--lineage, HEADRACE_STORE_LINEAGE)."
+            )
 
     def _fence(self, planner: Planner, offsets: dict[int, int]) -> None:
         plan = planner.fence(tuple(PlannedRange(partition, at, at) for partition, at in sorted(offsets.items())))

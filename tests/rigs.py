@@ -53,6 +53,7 @@ class Rig:
     meter: PrometheusMeter = field(default_factory=PrometheusMeter)
     letters: MemoryLetters = field(default_factory=MemoryLetters)
     partitions: int = 2
+    topic: str = "clicks"
     config: HostConfig = field(init=False)
     learner: InlineLearner = field(init=False)
     source: ReplaySource = field(init=False)
@@ -63,7 +64,7 @@ class Rig:
         self.learner = InlineLearner(self.config)
         self.source = ReplaySource(self.rows, partitions=self.partitions, clock=self.clock)
         doors = Doors(self.source, self.letters, self.store, self.learner, self.clock, self.meter)
-        orders = Orders(LAYOUT, "clicks", rhythm=self.rhythm, window=self.window)
+        orders = Orders(LAYOUT, self.topic, rhythm=self.rhythm, window=self.window)
         self.service = Service(doors, orders, InlineExecutor())
 
     def run(self, each_turn: Callable[[], None] = lambda: None) -> None:

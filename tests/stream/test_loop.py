@@ -8,7 +8,7 @@ import pytest
 
 from stream import checkpoint, plans
 from stream.batching import CutPolicy, PressurePolicy
-from stream.errors import DrainIncomplete, Fenced, LearnerFailed, StoreRefused, StoreUnavailable
+from stream.errors import ConfigError, DrainIncomplete, Fenced, LearnerFailed, StoreRefused, StoreUnavailable
 from stream.events import Plan
 from stream.policy import CheckpointPolicy
 from tests.fakes import FakeClock, MemoryStore
@@ -182,6 +182,16 @@ def test_never_counts_replays_twice() -> None:
     assert again.meter.value("headrace_events_total", outcome="trained") == 200
     assert again.meter.value("headrace_replayed_plans_total") == 5
     assert again.meter.value("headrace_learned_events_total") == 400
+
+
+def test_refuses_another_topic() -> None:
+    """A lineage that has read one topic is not continued on another, where its offsets mean nothing."""
+    store = MemoryStore()
+    Rig(store, clicks(100)).run()
+    other = Rig(store, clicks(100), topic="other")
+
+    with pytest.raises(ConfigError, match=r"'clicks'.*'other'"):
+        other.service.open()
 
 
 def test_admits_new_partitions() -> None:

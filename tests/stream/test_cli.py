@@ -1,0 +1,119 @@
+"""The command line: JSON where a program reads, one clear line where something is wrong, no secret ever."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stream.directory import DirectoryStore
+from tests.rigs import LAYOUT, Rig, clicks
+from tests.services.installation import HEADRACE
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """Run `headrace ...` in an empty folder, with nothing set but what is given."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("HEADRACE_", "MINIO_"))}
+
+    def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [HEADRACE, *argv], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path, env={**plain, **env}
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def lineage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a lineage in it."""
+    folder = tmp_path_factory.mktemp("store")
+    store = DirectoryStore(folder)
+    store.put(LAYOUT.current, b'{"lineage":"main"}')
+    Rig(store, [*clicks(300), b"bad"]).run()
+    return folder
+
+
+def test_config_tells_sources_not_secrets(command: Command) -> None:
+    """`config` prints what is in force and where from; a secret shows as set, not what it is."""
+    done = command("config", "--json", MINIO_ACCESS_KEY="me", MINIO_SECRET_KEY="hush-hush", HEADRACE_STREAM_BATCH_ROWS="7")
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+
+    assert rows["HEADRACE_STREAM_BATCH_ROWS"]["value"] == "7"
+    assert rows["HEADRACE_STREAM_BATCH_ROWS"]["source"] == "HEADRACE_STREAM_BATCH_ROWS"
+    assert rows["HEADRACE_STORE_SECRET_KEY"]["source"] == "MINIO_SECRET_KEY"
+    assert "hush-hush" not in done.stdout + done.stderr
+
+
+def test_lists_checkpoints(command: Command, lineage: Path) -> None:
+    """`checkpoints` lists what is there, newest first."""
+    rows = json.loads(command("checkpoints", "--store", str(lineage), "--json").stdout)
+
+    assert [row["seq"] for row in rows] == sorted((row["seq"] for row in rows), reverse=True)
+    assert rows[0]["events"] == 300
+    assert "checkpoints of lineage main" in command("checkpoints", "--store", str(lineage)).stdout
+
+
+def test_verifies(command: Command, lineage: Path) -> None:
+    """`verify` says how many of each; broken, it exits with 1 and names what."""
+    done = command("verify", "--store", str(lineage), "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["trained"] == 300
+    plan = lineage / LAYOUT.plan(2)
+    before = plan.read_bytes()
+    plan.write_bytes(before.replace(b'"seq":2', b'"seq":3'))
+    broken = command("verify", "--store", str(lineage))
+    plan.write_bytes(before)
+
+    assert broken.returncode == 1
+    assert plan.name in broken.stdout
+
+
+def test_recommends(command: Command, lineage: Path, tmp_path: Path) -> None:
+    """`recommend` answers from the newest checkpoint, with names where they are known."""
+    (tmp_path / "names.csv").write_text("product_id,name\ni1,A bicycle\n")
+    done = command("recommend", "u1", "--store", str(lineage), "--top-n", "30", "--names", "names.csv", "--json")
+    items = json.loads(done.stdout)["items"]
+
+    assert len({item["product_id"] for item in items}) == len(items) > 10
+    assert "A bicycle" in {item.get("name") for item in items}
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["checkpoints", "--store", "empty"], "headrace run"),
+        (["recommend", "u1", "--store", "empty"], "headrace run"),
+        (["recommend", "u1", "--url", "http://127.0.0.1:1"], "127.0.0.1:1"),
+        (["produce", "absent.parquet"], "absent.parquet"),
+        (["run", "--replay", "absent.parquet", "--store", "s", "--port", "0"], "absent.parquet"),
+        (["train", "--store", "empty"], "clickstream.json"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_errors_say_what_to_do(command: Command, argv: list[str], named: str) -> None:
+    """A wrong argument is one message that names it, not a traceback."""
+    done = command(*argv)
+
+    assert done.returncode, done.stdout
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_learns_from_a_file(command: Command, tmp_path: Path) -> None:
+    """`run --replay` learns a file to its end and exits 0; a second run has nothing to do."""
+    path = tmp_path / "clicks.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in clicks(500)))
+    argv = ["run", "--replay", str(path), "--store", "store", "--port", "0"]
+    first, second = command(*argv), command(*argv)
+
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "first batch learned" in first.stderr
+    assert "first batch learned" not in second.stderr
+    assert json.loads(command("verify", "--store", "store", "--json").stdout)["trained"] == 500
