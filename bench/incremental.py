@@ -132,10 +132,8 @@ def _show(result: dict[str, Any]) -> None:
     print(f"\n{'':>12} {'seconds':>9} {'cpu':>9} {'epochs':>7} {'events':>9} {'HR@20':>7} {'MRR@20':>7}")
     for name in ("full", "incremental", "stale"):
         row = result[name]
-        quality = f"{row['hr20']:7.4f} {row['mrr20']:7.4f}"
-        print(
-            f"{name:>12} {row['seconds']:9.2f} {row['cpu_seconds']:9.2f} {row['epochs']:7} {row['events']:9,} {quality}"
-        )
+        times, quality = f"{row['seconds']:9.2f} {row['cpu_seconds']:9.2f}", f"{row['hr20']:7.4f} {row['mrr20']:7.4f}"
+        print(f"{name:>12} {times} {row['epochs']:7} {row['events']:9,} {quality}")
     print(
         f"incremental: {result['time_ratio']:.1%} of the time of full, "
         f"{result['mrr20_ratio']:.3f} of its MRR@20, {result['hr20_ratio']:.3f} of its HR@20"

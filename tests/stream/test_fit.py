@@ -9,6 +9,7 @@ import pytest
 
 from model import snapshot
 from model.config import LearnerConfig
+from model.learner import Learner
 from stream import fit
 from stream.clicks import Clicks, Ordered, in_time_order
 from stream.events import Decoded
@@ -73,6 +74,16 @@ def test_an_epoch_is_no_second_sight_of_the_stream() -> None:
     np.testing.assert_array_equal(once.items["log_counts"], thrice.items["log_counts"])
     np.testing.assert_array_equal(once.users["clicks"], thrice.users["clicks"])
     assert snapshot.digest(once) != snapshot.digest(thrice)
+
+
+def test_every_epoch_with_clicks_held_back_begins_without_memory() -> None:
+    """After the second epoch the recent targets are those of one pass over the clicks, the ones held back included."""
+    clicks, learner = ordered(5000), Learner(CONFIG)
+    fit._epoch_with_proof(learner, clicks, (1, 2), Progress())
+
+    candidate, _ = fit._epoch_with_proof(learner, clicks, (2, 2), Progress())
+
+    np.testing.assert_array_equal(candidate.state.ring.pushed, len(clicks))
 
 
 def test_further_training_starts_from_the_memory_it_had() -> None:

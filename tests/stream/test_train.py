@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from stream import clickfile
 from stream.directory import DirectoryStore
 from stream.errors import ConfigError, StoreRefused
 from stream.progress import Progress
@@ -377,6 +378,31 @@ def test_damaged_state_stops_an_increment_and_not_a_full_training() -> None:
 
     assert (result.mode, result.events) == ("full", 120)
     assert train(store, incremental=True).events == 20
+
+
+def test_a_line_without_end_does_not_fill_the_memory() -> None:
+    """However many blocks a line takes, no more of it is held than tells that it is too long."""
+    lines = [line for found in clickfile._lines([b"x" * 100] * 50 + [b"\ny"], 64) for line in found]
+
+    assert [len(line) for line in lines] == [65, 1]
+
+
+class Blind(MemoryStore):
+    """A store that writes whatever the condition."""
+
+    def put(self, key: str, data: bytes | memoryview, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        return super().put(key, data)
+
+
+def test_a_store_that_ignores_conditions_is_refused() -> None:
+    """Where create-once does not hold, two runs could both commit: nothing is trained there, and nothing is left."""
+    store = Blind()
+    store.put(ALL, text(clicks(range(10), 60)))
+
+    with pytest.raises(StoreRefused, match="create-once"):
+        train(store)
+
+    assert set(store.objects) == {ALL}
 
 
 def test_long_lines_and_many_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
