@@ -52,6 +52,12 @@ def rss_bytes(pid: int | None = None) -> int:
     return int(psutil.Process(pid).memory_info().rss)
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
 def click_messages(events: int, data: Path | None, seed: int = 0) -> list[bytes]:
     """`events` clicks as JSON, about 130 bytes each, in time order: of the Parquet file `data`, repeated where it
     is shorter; else made up, with users and items by Zipf's law, new ones appearing all along.

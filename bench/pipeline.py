@@ -10,6 +10,7 @@ the learner in a Ray actor, dim 64. Measured from its first poll to the last eve
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import tempfile
 import time
@@ -21,7 +22,7 @@ from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from bench.common import click_messages, lacking, machine, median, say, show
+from bench.common import click_messages, cpu_seconds, lacking, machine, median, say, show
 from stream import actor, wiring
 from stream.actor import RayLearner
 from stream.clocks import SystemClock
@@ -126,6 +127,7 @@ def _result(options: argparse.Namespace, bare: list[float], service: list[dict[s
         "events_per_second": round(median(speeds)),
         "bare_events_per_second": round(median(bare)),
         "seconds_by_step": middle["steps"],
+        "cpu_seconds": middle["cpu"],
         "cuts": middle["cuts"],
         "seconds": middle["seconds"],
         "runs": [
@@ -203,11 +205,12 @@ def _bare(ground: Ground) -> float:
 def _service(ground: Ground) -> dict[str, Any]:
     """Events per second of the service on an empty store, and where its time went."""
     tally = Tally()
-    service = _made(ground, tally)
-    finish = _Finish(service, ground.events)
+    service, learner = _made(ground, tally)
+    finish = _Finish(service, learner, ground.events)
     try:
         service.open()
         service.figures.told = finish
+        finish.note(ground)
         since = time.perf_counter()
         service.run(finish.check)
     finally:
@@ -218,11 +221,12 @@ def _service(ground: Ground) -> dict[str, Any]:
         "events_per_second": ground.events / seconds,
         "seconds": round(seconds, 3),
         "steps": steps,
+        "cpu": finish.cpu_by_process,
         "cuts": tally.cuts,
     }
 
 
-def _made(ground: Ground, tally: Tally) -> Service:
+def _made(ground: Ground, tally: Tally) -> tuple[Service, RayLearner]:
     settings, clock, store = Settings.load({}), SystemClock(), ground.store()
     kafka = ground.broker.settings(ground.topic, group="bench")
     config = HostConfig(
@@ -239,23 +243,34 @@ def _made(ground: Ground, tally: Tally) -> Service:
     source = TimedSource(kafka, clock)
     source.tally = tally
     letters = KafkaDeadLetters(kafka, f"{ground.topic}.dlq")
-    return Service(Doors(source, letters, store, RayLearner(config), clock, tally), orders)
+    learner = RayLearner(config)
+    return Service(Doors(source, letters, store, learner, clock, tally), orders), learner
 
 
 class _Finish:
     """Counts what is trained; asks the service to stop at the last event, and notes when that was."""
 
-    def __init__(self, service: Service, events: int) -> None:
+    def __init__(self, service: Service, learner: RayLearner, events: int) -> None:
         self.at = 0.0
+        self._learner = learner
+        self.cpu_by_process: dict[str, float] = {}
+        self._pids: dict[str, int] = {}
         self._service = service
         self._left = events
         self._deadline = time.monotonic() + SECONDS_MAX
+
+    def note(self, ground: Ground) -> None:
+        """Begin to count processor time."""
+        self._pids = {"service": os.getpid(), "learner": self._learner.status()["pid"], "broker": ground.broker.pid}
+        self.cpu_by_process = {name: -cpu_seconds(pid) for name, pid in self._pids.items()}
 
     def __call__(self, report: LearnReport) -> None:
         assert report.learned is not None
         self._left -= report.learned.clicks
         if self._left == 0:
             self.at = time.perf_counter()
+            for name, pid in self._pids.items():
+                self.cpu_by_process[name] = round(self.cpu_by_process[name] + cpu_seconds(pid), 2)
             self._service.stop()
 
     def check(self) -> None:

@@ -157,6 +157,12 @@ class KafkaBroker:
             self._process.wait()
         self._process = None
 
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        assert self._process is not None
+        return self._process.pid
+
     def freeze(self) -> None:
         """Stop the process from running, its sockets open: the broker that neither answers nor refuses."""
         assert self._process is not None
