@@ -112,7 +112,11 @@ ACCEPTED = [
 @pytest.mark.parametrize(("event", "value"), ACCEPTED, ids=range(len(ACCEPTED)))
 def test_odd_message_is_still_a_click(event: Event, value: bytes) -> None:
     """What is missing or empty has a default, what is unknown is kept, and a future time becomes the record's own."""
+    decoded = decode_chunk(RawChunk(0, np.arange(1), np.full(1, NOW), [value]), RULES)
+
     assert event == decode_one(value, NOW, RULES)
+    assert (decoded.users, decoded.items, decoded.types) == ([event.user_id], [event.product_id], [event.event_type])
+    assert (decoded.times.tolist(), decoded.event_ids or [None]) == ([event.time], [event.event_id])
 
 
 SAME_MOMENT = [

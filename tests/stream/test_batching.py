@@ -154,6 +154,13 @@ def test_one_oversized_message_leaves_alone() -> None:
     assert lengths_of(CutPolicy(rows=10, bytes=500), [chunk_of(0, 0, [10, 10, 10_000, 10])]) == [2, 1, 1]
 
 
+def test_a_batch_is_filled_to_the_byte() -> None:
+    """Two messages that fit exactly leave together, in one chunk or in two."""
+    policy, exact = CutPolicy(rows=10, bytes=payload_bytes(chunk_of(0, 0, [10, 10]))), chunk_of(0, 0, [10, 10, 10])
+
+    assert lengths_of(policy, [exact]) == lengths_of(policy, [exact.slice(0, 2), exact.slice(2, 3)]) == [2, 1]
+
+
 def test_cleared_messages_can_come_again() -> None:
     """After `clear` nothing is held, and the same offsets are taken anew."""
     batcher, chunk = Batcher(CutPolicy()), chunk_of(0, 0, [1, 2, None])

@@ -93,6 +93,7 @@ def test_complete_ones_come_oldest_first(store: RecordingStore, tmp_path: Path) 
     store.put(LAYOUT.checkpoint(50) + "table.0000000000000000.safetensors", b"orphan")
     store.put(LAYOUT.checkpoint(60) + "MANIFEST.json.bak", b"{}")
     store.put(LAYOUT.checkpoints + "70/MANIFEST.json", b"{}")
+    store.put(LAYOUT.checkpoints + "copy/" + Layout("", "other").manifest(80), b"{}")
 
     assert [seq for seq, _ in checkpoint.complete(store, LAYOUT)] == [9, 20, 100]
 
@@ -142,7 +143,7 @@ FOREIGN: dict[str, Callable[[dict[str, Any]], object]] = {
     "another's key": lambda found: found["parts"][0].update(key="pre/fix/lineage/main/plan/00000000000000000001.json"),
     "another checkpoint's": lambda found: found["parts"][0].update(key=found["parts"][0]["key"].replace("7/", "6/")),
     "a path in the name": lambda found: found["parts"][0].update(
-        name="../../x.json", key=f"{LAYOUT.checkpoint(7)}.{found['parts'][0]['sha256'][:16]}././../x.json"
+        name="../../x.json", key=f"{LAYOUT.checkpoint(7)}.{found['parts'][0]['sha256'][:16]}../../x.json"
     ),
     "another seq": lambda found: found.update(seq=8),
     "another lineage": lambda found: found.update(lineage="other"),

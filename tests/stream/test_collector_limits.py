@@ -85,7 +85,7 @@ def test_a_checkpoint_goes_manifest_first(store: MemoryStore) -> None:
 def test_altered_clicks_are_not_archived(store: MemoryStore) -> None:
     """Damage is reported by its key, and nothing of its group goes."""
     damaged = named(store)[3]
-    store.put(damaged, b"?")
+    store.put(damaged, store.get(named(store)[0]).data)
 
     with pytest.raises(StoreRefused, match=damaged):
         collecting(store, now=NOW * 2)

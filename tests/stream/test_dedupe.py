@@ -103,7 +103,9 @@ def test_clicks_without_ids_are_never_duplicates() -> None:
 def test_the_latest_sighting_counts() -> None:
     """An id that left the window and came back is as young as its return, however the window is filled."""
     window = Window(2, ["a", "b", "c", "a"])
+    assert window.split([decoded_of(0, ["b", "c", "a"])]).duplicates == [[102, 104]]
 
-    deduped = window.split([decoded_of(0, ["b", "c", "a"])])
+    window.advance("c")
+    window.advance("d")
 
-    assert deduped.duplicates == [[102, 104]]
+    assert window.split([decoded_of(0, ["a", "c", "d"])]).duplicates == [[102, 104]]

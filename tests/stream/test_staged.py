@@ -72,6 +72,17 @@ def test_another_dictionary_gives_the_same_codes() -> None:
     assert arrays(*staged.to_batch([table])) == arrays(*staged.to_batch([back]))
 
 
+def test_a_part_of_a_table_is_a_batch() -> None:
+    """Slices share their memory with the whole, and none of it shows."""
+    rows = [("u", "pé", "view", "e1"), ("v", "q", "buy", "e2"), ("w", "pé", "view", None)]
+    table = staged.to_table(decoded_of(rows))
+
+    batch, event_ids = staged.to_batch([table.slice(1, 2)])
+
+    expected = Batch.of(["v", "w"], ["q", "pé"], decoded_of(rows).times[1:], ["buy", "view"])
+    assert arrays(batch, event_ids) == arrays(expected, Strings.of(["e2"]))
+
+
 def test_equal_tables_have_equal_bytes() -> None:
     """A range that is staged again after a crash is the same object."""
     table = staged.to_table(decoded_of([("u", "p", "view", "e"), ("v", "q", "buy", None)]))
