@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import socket
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,14 +101,19 @@ def _join(config: RayConfig) -> None:
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             _reach(config)
-            with _environment(_ONE_THREAD if config.is_ours else {}):
-                ray.init(**_options(config))
+            _init(config)
             return
         except (RayError, RuntimeError, ValueError, OSError) as error:
             ray.shutdown()  # a client that was refused stays half connected otherwise
             if attempt == _ATTEMPTS or not _is_fork_race(error):
                 raise ConfigError(_explained(config, error)) from error
             log.warning("Ray Client's server died as it started, trying again", attempt=attempt)
+
+
+def _init(config: RayConfig) -> None:
+    with _environment(_ONE_THREAD if config.is_ours else {}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Ray Client connection timed out")  # our error says more
+        ray.init(**_options(config))
 
 
 def _options(config: RayConfig) -> dict[str, Any]:
@@ -169,8 +175,8 @@ def _remedy(error: Exception) -> str:
     if isinstance(error, AuthenticationError) or "connection timeout" in str(error):
         return (
             "Something listens there but does not let us in. Most likely it wants another token: set "
-            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as on the cluster. Or the port is not the one of Ray Client "
-            "(10001 by default)."
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as on the cluster. Or the port is not the "
+            "one of Ray Client (10001 by default)."
         )
     if _is_fork_race(error):
         return (

@@ -43,9 +43,13 @@ class Head:
         return f"127.0.0.1:{self.gcs}"
 
     @property
-    def token(self) -> Mapping[str, str]:
-        """The environment with which a process is let in."""
-        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.folder / "token")}
+    def environment(self) -> Mapping[str, str]:
+        """The environment with which a process is let in, and does not wait long for a connection that is gone."""
+        return {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
+            "RAY_CLIENT_RECONNECT_GRACE_PERIOD": "3",
+        }
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +88,7 @@ def client_ray(ray_head: Head) -> Iterator[Head]:
 def token_of(head: Head) -> Iterator[None]:
     """Ray reads mode and token once per process; an embedded Ray before or after a cluster has another token."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in head.token.items():
+        for name, value in head.environment.items():
             patch.setenv(name, value)
         _read_environment_again()
         yield
@@ -106,6 +110,7 @@ def _environment(folder: Path) -> dict[str, str]:
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         # Ray Client's proxy forks while gRPC's threads run; with gRPC's fork handlers one child in ten or so aborts.
         "GRPC_ENABLE_FORK_SUPPORT": "0",
+        "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "20",
         "OMP_NUM_THREADS": "2",  # a cluster that wants more than is good for the learner
     }
 
