@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class CheckpointPolicy:
-    """A checkpoint is due after `batches` plans or `seconds`, whichever comes first, if anything was learned since.
+    """A checkpoint is due after `batches` plans or `seconds`, whichever is first, if anything was learned since.
 
     `kept`: complete checkpoints that stay; everything below the oldest of them may be collected once it is older than
-    `grace_seconds` (someone may be reading it). `archive`: keep the collected clicks, compacted. After a failure the next
-    try waits `retry_seconds`.
+    `grace_seconds` (someone may be reading it). `archive`: keep the collected clicks, compacted. After a failure the
+    next try waits `retry_seconds`.
     """
 
     batches: int = 200
