@@ -50,7 +50,7 @@ class Rhythm:
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """Everybody the loop works with. `archive` reads what `committer` wrote."""
+    """Everybody the loop works with. `archive` reads what `committer` wrote; `janitor` never delays a commit."""
 
     source: EventSource
     learner: LiveLearner
@@ -58,6 +58,7 @@ class Crew:
     archive: Archive
     collector: Collector
     executor: Executor
+    janitor: Executor
     clock: Clock
     figures: Figures
 
@@ -195,7 +196,7 @@ class Loop:
         if isinstance(report, CheckpointRef):
             self._crew.source.commit(report.next_offsets)  # 12
             if self._collecting is None or self._collecting.done():
-                self._collecting = self._crew.executor.submit(self._collect_garbage)  # 14
+                self._collecting = self._crew.janitor.submit(self._collect_garbage)  # 14
         else:
             self._cadence.failed(self._crew.clock.monotonic())
             log.error("checkpoint not written, the next try is due soon", reason=report.reason)

@@ -16,6 +16,9 @@ from stream.naming import Layout
 from stream.patience import Patience
 from stream.ports import Clock, ObjectStore
 
+ASLEEP_SECONDS = 30.0
+"""After a longer pause than this the planner looks whether it has been replaced meanwhile. Far below any grace period."""
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -43,6 +46,7 @@ class Planner:
 
     def __init__(self, slots: Slots, head: Head) -> None:
         self._slots = slots
+        self._wrote = slots.clock.monotonic()
         self.head = head
 
     def fence(self, ranges: tuple[PlannedRange, ...]) -> Plan:
@@ -55,6 +59,8 @@ class Planner:
 
     def _create(self, ranges: tuple[PlannedRange, ...], cut: CutReason, epoch: int) -> Plan:
         slots, head = self._slots, self.head
+        if slots.clock.monotonic() - self._wrote > ASLEEP_SECONDS and head.seq >= 0:
+            slots.patience.call(f"look for plan {head.seq}", self._check_not_overslept)
         plan = Plan(
             slots.layout.lineage,
             head.seq + 1,
@@ -69,7 +75,21 @@ class Planner:
         data = plans.encode(plan)
         slots.patience.call(f"create plan {plan.seq}", lambda: self._put(plan, data))
         self.head = Head(plan.seq, plans.sha256(data), epoch)
+        self._wrote = slots.clock.monotonic()
         return plan
+
+    def _check_not_overslept(self) -> None:
+        """A writer that slept (stopped, swapped out) while another took over, went on, and collected its garbage would
+        find its slot empty again. But then its own newest plan is gone as well, which nobody else would remove.
+        """
+        key = self._slots.layout.plan(self.head.seq)
+        try:
+            self._slots.store.head(key)
+        except NotFound:
+            raise Fenced(
+                f"{key}, this process's newest plan, has been collected by another one: this process slept while it was "
+                "replaced, and stops; make sure that only one runs."
+            ) from None
 
     def _put(self, plan: Plan, data: bytes) -> None:
         key = self._slots.layout.plan(plan.seq)

@@ -69,6 +69,7 @@ class Service:
         self._give_up = threading.Event()
         self._stopping = threading.Event()
         self._worker = worker or ThreadPoolExecutor(1, "headrace-commit")
+        self._janitor = worker or ThreadPoolExecutor(1, "headrace-janitor")
         self._stagers = ThreadPoolExecutor(_STAGERS, "headrace-stage")
         self.figures = Figures(doors.meter, doors.clock)
         self.opened: Opened | None = None
@@ -95,6 +96,7 @@ class Service:
             archive,
             Collector(doors.store, orders.layout, orders.rhythm.checkpoint, doors.clock),
             self._worker,
+            self._janitor,
             doors.clock,
             self.figures,
         )
@@ -126,7 +128,8 @@ class Service:
     def close(self) -> None:
         """Release everything; whatever was not committed is left to the next start. Idempotent."""
         self._give_up.set()
-        self._worker.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._worker, self._janitor):
+            pool.shutdown(wait=True, cancel_futures=True)
         self._stagers.shutdown(wait=True, cancel_futures=True)
         for port in (self._doors.learner, self._doors.source, self._doors.dead_letters):
             port.close()

@@ -10,6 +10,7 @@ from stream import checkpoint, plans
 from stream.batching import CutPolicy, PressurePolicy
 from stream.errors import ConfigError, DrainIncomplete, Fenced, LearnerFailed, StoreRefused, StoreUnavailable
 from stream.events import Plan
+from stream.loop import Rhythm
 from stream.policy import CheckpointPolicy
 from tests.fakes import FakeClock, MemoryStore
 from tests.rigs import LAYOUT, RHYTHM, Rig, clicks, folded
@@ -97,6 +98,20 @@ def test_replaced_writer_stops() -> None:
     assert second.state() == folded(store).state_sha256()
 
 
+def test_overslept_writer_stops() -> None:
+    """A writer that slept until its successor had collected what was in its slot does not write there again."""
+    store = MemoryStore()
+    sleeper, successor = Rig(store, clicks(40 * 200)), Rig(store, clicks(40 * 200), rhythm=_tidy())
+    sleeper.service.open()
+    successor.run()
+    assert LAYOUT.plan(1) not in store.objects
+    sleeper.clock.advance(3600)
+
+    with pytest.raises(Fenced, match="slept"):
+        sleeper.service.run()
+    assert LAYOUT.plan(1) not in store.objects
+
+
 def test_gives_up_on_deadly_plan() -> None:
     """A plan at which the learner dies again and again stops the service with an error of its own."""
     rig = Rig(MemoryStore(), clicks(100))
@@ -115,8 +130,7 @@ def test_gives_up_on_deadly_plan() -> None:
 def test_checkpoints_and_collects() -> None:
     """Checkpoints come after so many plans and at the end; only those kept stay, with the plans after the oldest."""
     store = MemoryStore()
-    policy = CheckpointPolicy(batches=10, seconds=1e9, kept=2, grace_seconds=0.0)
-    rig = Rig(store, clicks(40 * 300), rhythm=replace(RHYTHM, checkpoint=policy))
+    rig = Rig(store, clicks(40 * 300), rhythm=_tidy())
     rig.run()
     kept = [seq for seq, _ in checkpoint.complete(store, LAYOUT)]
 
@@ -209,6 +223,11 @@ def test_admits_new_partitions() -> None:
         for partition in range(3)
     }
     assert trained == dict(rig.source.end())
+
+
+def _tidy() -> Rhythm:
+    """A rhythm that checkpoints often and collects at once."""
+    return replace(RHYTHM, checkpoint=CheckpointPolicy(batches=10, seconds=1e9, kept=2, grace_seconds=0.0))
 
 
 def _no_checkpoint(call: str, key: str) -> None:
