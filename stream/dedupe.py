@@ -45,8 +45,9 @@ class Window:
     def advance(self, event_ids: Iterable[str]) -> None:
         """Enter ids, in order, and let the oldest go. An id that comes back is as young as its return."""
         latest_first = dict.fromkeys(reversed(list(event_ids)))
-        for key in latest_first:
-            self._seen.pop(key, None)
+        if not self._seen.keys().isdisjoint(latest_first):
+            for key in latest_first:
+                self._seen.pop(key, None)
         self._seen.update(dict.fromkeys(reversed(latest_first)))
         for key in list(islice(self._seen, max(0, len(self._seen) - self._limit))):
             del self._seen[key]
@@ -55,6 +56,8 @@ class Window:
         return len(self._seen)
 
     def _repeats(self, decoded: Decoded, fresh: dict[str, None]) -> list[int]:
+        if self._all_new(decoded, fresh):
+            return []
         repeated = []
         for place, key in enumerate(decoded.event_ids or ()):
             if key is None:
@@ -64,6 +67,15 @@ class Window:
             else:
                 fresh[key] = None
         return repeated
+
+    def _all_new(self, decoded: Decoded, fresh: dict[str, None]) -> bool:
+        """Whether every click has an id that is nowhere else, which is the rule; they are then in `fresh`."""
+        keys = dict.fromkeys(decoded.event_ids or ())
+        alone = len(keys) == len(decoded.users) and None not in keys
+        if alone and self._seen.keys().isdisjoint(keys) and fresh.keys().isdisjoint(keys):
+            fresh.update(keys)  # type: ignore[arg-type]  # None is not among them
+            return True
+        return False
 
 
 def _without(decoded: Decoded, places: Sequence[int]) -> Decoded:

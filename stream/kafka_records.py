@@ -8,7 +8,7 @@ included, take kafka-python's own way, and fail there with its own errors.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import repeat
+from itertools import dropwhile, repeat
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,9 @@ from model.batch import Int64, UInt8
 
 Row = tuple[int, int, bytes | None, Sequence[Any]]
 """Offset, milliseconds since the epoch, value, headers."""
-_VARINT_BYTES_MAX = 10
+_VARINT_BYTES_MAX = 9
+"""A longer number, which nothing reasonable has, is left to Python's own integers."""
+_BASE_MAX = 1 << 61
 
 
 def read_by_batches(consumer: Any) -> None:
@@ -35,6 +37,7 @@ class _PartitionRows(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-p
         super().__init__(fetch_offset, tp, _Batches(records), **options)
         self._opened: list[Row] = []
         self._place = 0
+        self._begun = False
 
     def take(self, n: int | None = None) -> list[Row]:
         """The next `n` rows, fewer at the end; an error after some of them is raised by the next call."""
@@ -62,8 +65,9 @@ class _PartitionRows(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-p
             if record is None:
                 return False
             self._opened, self._place = _rows(record), 0
-            if self._opened[0][0] < self.fetch_offset:  # a fetch that begins inside a batch brings all of it
-                self._opened = [row for row in self._opened if row[0] >= self.fetch_offset]
+            if not self._begun:  # a fetch that begins inside a batch brings all of it
+                self._opened = list(dropwhile(lambda row: row[0] < self.fetch_offset, self._opened))
+                self._begun = bool(self._opened)
         return True
 
 
@@ -117,47 +121,52 @@ class _Whole:
 
 
 def _read(batch: Any) -> _Rows | None:
-    """All records of an uncompressed batch; None when one has headers, or they do not fill the batch exactly."""
+    """All records of an uncompressed batch; None when one has headers, or anything about them is odd."""
+    if max(abs(batch.first_timestamp), abs(batch.base_offset)) > _BASE_MAX:  # sums must stay within 64 bits
+        return None
     data = bytes(batch._buffer)  # noqa: SLF001
     try:
-        begins, ends = _bounds(data, batch._pos, batch.records_count)  # noqa: SLF001
-        return _columns(batch, data, begins, ends)
+        bounds = _bounds(data, batch._pos, batch.records_count)  # noqa: SLF001
+        return _columns(batch, data, np.array(bounds, np.int64))
     except (IndexError, OverflowError):  # a length that leads out of the batch
         return None
 
 
-def _bounds(data: bytes, place: int, count: int) -> tuple[list[int], list[int]]:
-    """Where each record's body begins and ends. Raises IndexError when they do not fill the batch."""
-    begins, ends = [], []
+def _bounds(data: bytes, place: int, count: int) -> list[int]:
+    """Where each record begins, and where the last one ends, [count + 1]. Raises IndexError if that is not the batch's
+    end. The one loop that cannot be done by columns, for each record says where the next one is.
+    """
+    bounds = [place]
+    add = bounds.append
     for _ in range(count):
-        byte = data[place]
-        length = byte & 127
-        shift = 7
-        while byte > 127:
-            place += 1
-            byte = data[place]
-            length |= (byte & 127) << shift
-            shift += 7
-        if length & 1:
-            raise IndexError("a negative length")
-        begins.append(place + 1)
-        place += 1 + (length >> 1)
-        ends.append(place)
+        size = data[place]
+        if size > 127:
+            size, shift = size & 127, 0
+            byte = 128
+            while byte > 127:
+                place += 1
+                shift += 7
+                byte = data[place]
+                size |= (byte & 127) << shift
+        place += 1 + (size >> 1)
+        add(place)
     if place != len(data):
         raise IndexError("the records do not fill the batch")
-    return begins, ends
+    return bounds
 
 
-def _columns(batch: Any, data: bytes, begins: list[int], ends: list[int]) -> _Rows | None:
+def _columns(batch: Any, data: bytes, bounds: Int64) -> _Rows | None:
     raw = np.frombuffer(data + bytes(_VARINT_BYTES_MAX), np.uint8)
-    place = np.array(begins, np.int64) + 1  # attributes, of which none are defined
-    delays, place = _varints(raw, place)
+    lengths, place = _varints(raw, bounds[:-1])
+    attributes = raw[place]
+    delays, place = _varints(raw, place + 1)
     steps, place = _varints(raw, place)
     key_sizes, place = _varints(raw, place)
     sizes, first = _varints(raw, place + np.maximum(key_sizes, 0))
     last = first + np.maximum(sizes, 0)
     headers, place = _varints(raw, last)
-    if headers.any() or (first > last).any() or (place != np.array(ends, np.int64)).any():
+    odd = attributes.any() or headers.any() or (np.diff(steps) <= 0).any()
+    if odd or (lengths < 0).any() or (place != bounds[1:]).any():
         return None
     values: list[bytes | None] = [data[a:b] for a, b in zip(first.tolist(), last.tolist(), strict=True)]
     for absent in np.flatnonzero(sizes < 0).tolist():
@@ -174,7 +183,7 @@ def _varints(raw: UInt8, place: Int64) -> tuple[Int64, Int64]:
     more, shift = byte > 127, 7
     while more.any():
         if shift >= 7 * _VARINT_BYTES_MAX:
-            raise IndexError("a number of more than ten bytes")
+            raise IndexError("a number of too many bytes")
         byte = np.where(more, raw[place], 0).astype(np.uint8)
         value |= (byte & 127).astype(np.uint64) << np.uint64(shift)
         place = place + more
