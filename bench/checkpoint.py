@@ -102,7 +102,9 @@ def _store(options: argparse.Namespace) -> Iterator[list[str]]:
 def _child(role: str, items: int, options: argparse.Namespace, arguments: list[str]) -> dict[str, Any]:
     command = [sys.executable, "-m", "bench.checkpoint", "--role", role, "--items", str(items)]
     command += ["--runs", str(options.runs), "--store", options.store, *arguments]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    # One thread for linear algebra, as Ray gives the actor.
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
