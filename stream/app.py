@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,7 @@ from stream.settings import Settings
 
 log = structlog.get_logger()
 SECOND_SIGNAL = 130
+_Ends = tuple[EventSource, DeadLetters, Clock]
 
 
 def run(settings: Settings, replay: Path | None, rate: float | None, started: float) -> None:
@@ -50,10 +52,13 @@ def run(settings: Settings, replay: Path | None, rate: float | None, started: fl
         store = wiring.open_store(settings)
         layout = wiring.layout(settings, store)
         meter.set("headrace_model_info", 1, lineage=layout.lineage, training_mode="stream")
+        # Ray takes seconds to start: Kafka is reached, or the file is read, meanwhile.
+        reaching = stack.enter_context(ThreadPoolExecutor(1, "headrace-open")).submit(_ends, settings, replay, rate)
+        stack.callback(_let_go, reaching)
         actor.connect(wiring.ray_config(settings))
         stack.callback(actor.disconnect)
         signals.take()  # Ray installs handlers of its own
-        service = stack.enter_context(_service(settings, store, layout, meter, replay, rate))
+        service = stack.enter_context(_service(settings, store, layout, meter, replay, reaching.result()))
         entrance.service = service
         signals.service = service
         service.figures.told = _FirstBatch(service, started)
@@ -73,10 +78,9 @@ def run(settings: Settings, replay: Path | None, rate: float | None, started: fl
 
 @contextmanager
 def _service(
-    settings: Settings, store: ObjectStore, layout: Layout, meter: PrometheusMeter, replay: Path | None, rate: float | None
+    settings: Settings, store: ObjectStore, layout: Layout, meter: PrometheusMeter, replay: Path | None, ends: _Ends
 ) -> Iterator[Service]:
-    clock = SystemClock()
-    source, dead_letters = _ends(settings, clock, replay, rate)
+    source, dead_letters, clock = ends
     config = HostConfig(
         wiring.learner_config(settings, settings.model.dim), layout, store, settings.stream.dedupe_window
     )
@@ -96,14 +100,21 @@ def _service(
         service.close()
 
 
-def _ends(
-    settings: Settings, clock: Clock, replay: Path | None, rate: float | None
-) -> tuple[EventSource, DeadLetters]:
-    """Where clicks come from and where rejects go."""
+def _ends(settings: Settings, replay: Path | None, rate: float | None) -> _Ends:
+    """Where clicks come from, where rejects go, and the clock that arrivals are stamped by."""
+    clock = SystemClock()
     if replay is not None:
-        return ReplaySource(replay, rate=rate, clock=clock), FileDeadLetters(f"{replay.name}.rejects.jsonl")
+        return ReplaySource(replay, rate=rate, clock=clock), FileDeadLetters(f"{replay.name}.rejects.jsonl"), clock
     kafka = wiring.kafka_settings(settings)
-    return KafkaSource(kafka, clock), KafkaDeadLetters(kafka, settings.kafka.dead_letter_topic)
+    return KafkaSource(kafka, clock), KafkaDeadLetters(kafka, settings.kafka.dead_letter_topic), clock
+
+
+def _let_go(reaching: Future[_Ends]) -> None:
+    """Close what was reached, if it was, whoever uses it or not: closing twice is harmless."""
+    if reaching.exception() is None:
+        source, dead_letters, _ = reaching.result()
+        source.close()
+        dead_letters.close()
 
 
 class _Entrance:

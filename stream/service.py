@@ -80,8 +80,9 @@ class Service:
         """Steps 1 to 4. Raises StoreRefused, SourceRefused, LearnerFailed, Fenced; what may pass is waited for."""
         doors, orders = self._doors, self._orders
         patience = Patience(Backoff(), self._give_up.wait, doors.meter)
+        starting = self._worker.submit(doors.learner.start)  # seconds, which the probe need not wait for
         patience.call("probe the store", lambda: probe(doors.store, orders.layout))
-        doors.learner.start()
+        starting.result()
         archive = Archive(doors.store, orders.layout, patience, doors.meter)
         slots = Slots(doors.store, orders.layout, orders.topic, doors.clock, patience, lambda: uuid.uuid4().hex)
         opening = Opening(slots, archive, doors.learner, doors.source, orders.start, self.figures.learned)
