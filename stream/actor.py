@@ -145,9 +145,8 @@ class RayLearner:
         if self._actor is None or not waiting:
             return set()
         try:
-            ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
-            if not ready and timeout_seconds > 0:
-                ray.wait(waiting, num_returns=1, timeout=timeout_seconds)
+            ready, _ = ray.wait(waiting, num_returns=1, timeout=timeout_seconds)
+            if ready and len(waiting) > 1:
                 ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
         except _UNREACHED as error:
             raise _lost(error) from error

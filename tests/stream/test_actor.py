@@ -9,16 +9,12 @@ import ctypes
 import gc
 import os
 import signal
-import subprocess
-import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import psutil
@@ -39,22 +35,9 @@ from tests.rigs import LAYOUT, MODEL
 from tests.servers import process
 from tests.servers.proxy import proxy_to
 from tests.servers.ray import Head, token_of
+from tests.servers.ray_ends import Assassin, driver
 
 PLANTED = "planted-secret-7c1e"
-DRIVER = """
-import sys, tempfile, time
-from pathlib import Path
-from stream import actor
-from stream.actor import RayConfig, RayLearner
-from stream.directory import DirectoryStore
-from stream.host import HostConfig
-from tests.rigs import LAYOUT, MODEL
-actor.connect(RayConfig(sys.argv[1] if len(sys.argv) > 1 else None, quiet=True))
-learner = RayLearner(HostConfig(MODEL, LAYOUT, DirectoryStore(Path(tempfile.mkdtemp())), 100))
-learner.start()
-print(learner.status()["pid"], flush=True)
-time.sleep(600)
-"""
 
 
 @pytest.fixture
@@ -104,14 +87,11 @@ class TestEmbedded:
 
     def test_failing_start_keeps_secrets(self, config: HostConfig) -> None:
         """A learner that cannot start says why; neither the error nor Ray's logs hold the store's credentials."""
-        secret = S3Store(S3Settings("bucket", access_key="known", secret_key=PLANTED))
-        broken: Any = "no configuration"
-        with pytest.raises(LearnerFailed, match="AttributeError") as failure:
-            RayLearner(replace(config, learner=broken, store=secret)).start()
-
-        assert PLANTED not in chained(failure.value)
+        said = failed_start(config)
         node: Any = ray_worker._global_node
         logs = logged(Path(node.get_logs_dir_path()))
+
+        assert PLANTED not in said
         assert "AttributeError" in logs
         assert PLANTED not in logs
 
@@ -132,6 +112,15 @@ class TestCluster:
     def test_one_blas_thread(self, learner: RayLearner) -> None:
         """BLAS has one thread in the actor, whatever the cluster's environment says."""
         assert ask(learner, blas_threads) == 1
+
+    def test_failing_start_keeps_secrets(self, client_ray: Head, config: HostConfig) -> None:
+        """As with our own Ray: neither the error nor anything in the cluster's folder holds the credentials."""
+        said = failed_start(config)
+        logs = logged(client_ray.folder)
+
+        assert PLANTED not in said
+        assert "AttributeError" in logs
+        assert PLANTED not in logs
 
     def test_survives_lost_connection(self, ray_head: Head, config: HostConfig) -> None:
         """When the way to the cluster is gone, calls say so in bounded time; the next start joins again."""
@@ -173,12 +162,13 @@ class TestCluster:
                 actor.connect(RayConfig(address))
             assert time.monotonic() - started < 10
 
-    def test_driver_joins_and_dies(self, ray_head: Head) -> None:
-        """A driver on the cluster's machine joins at host:port; killed, it takes its actor with it."""
-        with driver(ray_head.environment, ray_head.driver_address) as (running, pid):
+    @pytest.mark.parametrize("way", ["driver_address", "client_address"])
+    def test_driver_joins_and_dies(self, ray_head: Head, way: str) -> None:
+        """A process joins at host:port or through ray://; killed, it takes its actor with it."""
+        with driver(ray_head.environment, getattr(ray_head, way)) as (running, pid):
             alive = psutil.pid_exists(pid)
             running.kill()
-            ended = wait_for(lambda: not psutil.pid_exists(pid), 30)
+            ended = wait_for(lambda: not psutil.pid_exists(pid), 60)
 
         assert alive
         assert ended
@@ -216,50 +206,13 @@ def test_needs_connection(config: HostConfig) -> None:
     assert not ray.is_initialized()
 
 
-class Assassin(threading.Thread):
-    """Kills the first server that Ray Client's proxy starts for a client, as soon as it is there."""
-
-    def __init__(self, head: Head) -> None:
-        super().__init__()
-        self.killed = 0
-        self._over = threading.Event()
-        family = psutil.Process(head.process.pid).children(recursive=True)
-        self._proxy = next(each.pid for each in family if "--mode=proxy" in each.cmdline())
-        self._known = self._children()
-
-    def run(self) -> None:
-        while not self.killed and not self._over.is_set():
-            for child in self._children() - self._known:
-                os.kill(child, signal.SIGKILL)
-                self.killed += 1
-
-    def _children(self) -> set[int]:
-        """Read without a tool: it is a matter of milliseconds."""
-        found: set[int] = set()
-        for task in Path(f"/proc/{self._proxy}/task").iterdir():
-            with suppress(OSError):  # a thread that has ended meanwhile
-                found.update(map(int, (task / "children").read_text().split()))
-        return found
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self.join()
-
-
-@contextmanager
-def driver(environment: Mapping[str, str], *arguments: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A process with a learner; also answers the pid of its actor."""
-    argv = [sys.executable, "-c", DRIVER, *arguments]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}) as running:
-        try:
-            assert running.stdout is not None
-            yield running, int(running.stdout.readline())
-        finally:
-            running.kill()
+def failed_start(config: HostConfig) -> str:
+    """What is said when a learner with a secret cannot start, with all causes."""
+    broken: Any = "no configuration"
+    secret = S3Store(S3Settings("bucket", access_key="known", secret_key=PLANTED))
+    with pytest.raises(LearnerFailed, match="AttributeError") as failure:
+        RayLearner(replace(config, learner=broken, store=secret)).start()
+    return "".join(traceback.format_exception(failure.value))
 
 
 def chain(count: int, rows: int) -> list[PlannedBatch]:
@@ -322,8 +275,3 @@ def blas_threads(_: object) -> int:
 def logged(folder: Path) -> str:
     """Everything under Ray's log folder."""
     return "".join(path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file())
-
-
-def chained(error: BaseException) -> str:
-    """An error as it would be printed, causes included."""
-    return "".join(traceback.format_exception(error))
