@@ -30,12 +30,12 @@ import psutil
 from bench.common import lacking, machine, median, rss_bytes, say, show
 from model.batch import Batch, Coded, Int32, Strings
 from model.config import LearnerConfig
-from stream.directory import DirectoryStore
 from stream.events import EMPTY_STRINGS, CheckpointRef, Plan, PlannedBatch
 from stream.host import HostConfig, LearnerHost
 from stream.naming import Layout
 from stream.ports import ObjectStore
-from stream.s3 import S3Settings, S3Store
+from stream.store.directory import DirectoryStore
+from stream.store.s3 import S3Settings, S3Store
 from tests.servers.s3 import WEED, start_seaweedfs
 
 LAYOUT = Layout("headrace", "bench")

@@ -82,7 +82,7 @@ def _invented(events: int, seed: int) -> tuple[list[str], list[str], list[int], 
 
 
 def _recorded(events: int, data: Path) -> tuple[list[str], list[str], list[int], list[str]]:
-    from stream.columns import ColumnRows
+    from stream.replay.columns import ColumnRows
 
     rows = ColumnRows(data)
     places = np.arange(events) % len(rows)

@@ -29,15 +29,16 @@ import numpy as np
 from model.batch import Batch
 from model.config import LearnerConfig
 from model.learner import Learner, warm_up
-from stream import fit, wiring
+from stream import wiring
 from stream.decode import DecodeRules, decode_chunk
-from stream.directory import DirectoryStore
 from stream.events import Decoded, RawChunk
-from stream.progress import Lines, Progress
-from stream.readers import open_rows
-from stream.settings import Settings
-from stream.train import run
-from stream.trainstate import States
+from stream.replay.readers import open_rows
+from stream.settings.settings import Settings
+from stream.store.directory import DirectoryStore
+from stream.train import fit
+from stream.train.job import run
+from stream.train.progress import Lines, Progress
+from stream.train.state import States
 
 AFTER_BATCH = 500
 SCORED = 5000

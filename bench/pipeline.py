@@ -26,14 +26,14 @@ from bench.common import click_messages, cpu_seconds, lacking, machine, median, 
 from stream import actor, wiring
 from stream.actor import RayLearner
 from stream.clocks import SystemClock
-from stream.directory import DirectoryStore
 from stream.events import LearnReport, RawChunk
 from stream.host import HostConfig
-from stream.kafka import KafkaDeadLetters, KafkaSource
+from stream.kafka.source import KafkaDeadLetters, KafkaSource
 from stream.naming import Layout
 from stream.ports import ObjectStore
 from stream.service import Doors, Orders, Service
-from stream.settings import Settings
+from stream.settings.settings import Settings
+from stream.store.directory import DirectoryStore
 from tests.servers.kafka import KafkaBroker, NotInstalled
 from tests.servers.s3 import WEED, S3Server, start_seaweedfs
 

@@ -22,13 +22,13 @@ from stream.api import Health, HttpDoor
 from stream.clocks import SystemClock
 from stream.events import LearnReport
 from stream.host import HostConfig
-from stream.kafka import KafkaDeadLetters, KafkaSource
+from stream.kafka.source import KafkaDeadLetters, KafkaSource
 from stream.metrics import PrometheusMeter
 from stream.naming import Layout
 from stream.ports import Clock, DeadLetters, EventSource, ObjectStore
-from stream.replay import FileDeadLetters, ReplaySource
+from stream.replay.source import FileDeadLetters, ReplaySource
 from stream.service import Doors, Orders, Service
-from stream.settings import Settings
+from stream.settings.settings import Settings
 
 log = structlog.get_logger()
 SECOND_SIGNAL = 130
@@ -181,6 +181,8 @@ class _Signals:
         threading.Thread(target=self._stop, args=(number,), daemon=True).start()
 
     def _stop(self, number: int) -> None:
-        log.info("stopping: draining and checkpointing; a second signal stops at once", signal=signal.Signals(number).name)
+        log.info(
+            "stopping: draining and checkpointing; a second signal stops at once", signal=signal.Signals(number).name
+        )
         if self.service is not None:
             self.service.stop()

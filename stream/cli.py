@@ -28,8 +28,8 @@ from rich.table import Table  # noqa: E402
 from stream.errors import EXIT_CODES, HeadraceError  # noqa: E402
 
 if TYPE_CHECKING:
-    from stream.settings import Settings
-    from stream.verify import Verdict
+    from stream.settings.settings import Settings
+    from stream.verify.walk import Verdict
 
 _EPILOG = "Exit codes:\n\n" + "\n\n".join(f"{code}: {meaning}" for code, meaning in EXIT_CODES.items())
 
@@ -73,9 +73,7 @@ def run(
     """
     from stream import app as service
 
-    settings = _settings(
-        {"kafka.topic": topic, "store.location": store, "store.lineage": lineage, "http.port": port}
-    )
+    settings = _settings({"kafka.topic": topic, "store.location": store, "store.lineage": lineage, "http.port": port})
     service.run(settings, replay, rate, _STARTED)
 
 
@@ -92,7 +90,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Watch it learn from a year of real purchases, lose its learner half-way, and come back to the same model."""
-    from stream import demo as show
+    from stream.demo import play as show
 
     plan = show.Plan(events, seed, data, work or show.default_folder())
     result = show.play(plan, Console(stderr=as_json))
@@ -109,7 +107,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train from clickstream objects in the bucket: all of them, or only what is new. Writes the pickled model."""
-    from stream import train as job
+    from stream.train import job
 
     job.main(_settings({"train.incremental": incremental, "store.location": store}), as_json=as_json)
 
@@ -124,7 +122,7 @@ def produce(
 ) -> None:
     """Publish a file of clicks to Kafka, keyed by user."""
     from stream import wiring
-    from stream.produce import produce_file
+    from stream.kafka.produce import produce_file
 
     settings = _settings({"kafka.topic": topic})
     console = Console(stderr=True)
@@ -149,7 +147,9 @@ def produce(
 @app.command()
 def recommend(
     user: Annotated[str, typer.Argument(help="The user's id.")],
-    top_n: Annotated[int | None, typer.Option("--top-n", min=1, max=1000, help="Else TOP_N.", show_default=False)] = None,
+    top_n: Annotated[
+        int | None, typer.Option("--top-n", min=1, max=1000, help="Else TOP_N.", show_default=False)
+    ] = None,
     url: Annotated[
         str | None, typer.Option(help="Ask this running service instead of the store.", show_default=False)
     ] = None,
@@ -189,8 +189,8 @@ def checkpoints(store: Store = None, lineage: Lineage = None, as_json: Json = Fa
 @app.command()
 def verify(store: Store = None, lineage: Lineage = None, as_json: Json = False) -> None:
     """Prove that every stored offset is in exactly one of trained, rejected, duplicate; exit 1 at the first breach."""
-    from stream import verify as checker
     from stream import wiring
+    from stream.verify import walk as checker
 
     settings = _settings({"store.location": store, "store.lineage": lineage})
     options = checker.Options(window=settings.stream.dedupe_window)
@@ -249,7 +249,7 @@ def _say_verdict(verdict: Verdict) -> None:
 
 def _settings(arguments: Mapping[str, object]) -> Settings:
     from stream import log
-    from stream.settings import Settings
+    from stream.settings.settings import Settings
 
     settings = Settings.load(arguments)
     log.configure(settings.log.level, settings.log.format, settings.secrets())

@@ -135,18 +135,14 @@ class Committer:
             return other
         return key
 
-    def _range(
-        self, kept: Decoded, end: int, stored: StagedObject | None, repeated: Sequence[int]
-    ) -> PlannedRange:
+    def _range(self, kept: Decoded, end: int, stored: StagedObject | None, repeated: Sequence[int]) -> PlannedRange:
         reasons: dict[str, list[int]] = {}
         for reject in kept.rejects:
             reasons.setdefault(reject.reason, []).append(reject.offset)
         start = self._start(kept)
         present = len(kept.users) + len(kept.rejects) + len(repeated)
         rejected = {reason: spans(offsets) for reason, offsets in sorted(reasons.items())}
-        return PlannedRange(
-            kept.partition, start, end, stored, rejected, spans(repeated), absent=end - start - present
-        )
+        return PlannedRange(kept.partition, start, end, stored, rejected, spans(repeated), absent=end - start - present)
 
     def _start(self, kept: Decoded) -> int:
         """Ranges join without a gap: offsets that the source never delivered belong to the range after them."""

@@ -18,11 +18,11 @@ from typing import Final, Literal
 
 from stream import actor
 from stream.errors import ConfigError, HeadraceError
-from stream.kafka_link import KafkaSettings, topic_partitions
+from stream.kafka.link import KafkaSettings, topic_partitions
 from stream.naming import Layout
 from stream.probe import probe
-from stream.s3 import S3Store
-from stream.settings import Settings
+from stream.settings.settings import Settings
+from stream.store.s3 import S3Store
 from stream.wiring import kafka_settings, open_store, ray_config, s3_settings
 
 State = Literal["ok", "warn", "fail"]

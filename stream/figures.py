@@ -140,4 +140,6 @@ class Figures:
 
     def _age(self, stage: str, event_ms: int) -> None:
         if event_ms:
-            self._meter.observe("headrace_freshness_seconds", max(0.0, self._clock.now() - event_ms / 1000), stage=stage)
+            self._meter.observe(
+                "headrace_freshness_seconds", max(0.0, self._clock.now() - event_ms / 1000), stage=stage
+            )

@@ -104,7 +104,9 @@ class LearnerHost:
             raise LearnerFailed(
                 f"plan {plan.seq} does not follow on plan {self._position.seq}: refused, so that nothing is learned out of order"
             )
-        report = self._learn(planned) if len(planned.batch) else self._report(plan.seq, Learned(0, math.nan, 0, 0), UNSCORED)
+        report = (
+            self._learn(planned) if len(planned.batch) else self._report(plan.seq, Learned(0, math.nan, 0, 0), UNSCORED)
+        )
         self._advance(planned)
         return report
 

@@ -264,4 +264,3 @@ def drain(loop: Loop, clock: Clock, deadline: float, beat: Callable[[], None]) -
                 return True
             loop.checkpoint()
     return False
-

@@ -65,7 +65,9 @@ class Opening:
         if seq < 0:
             return
         key = self.slots.layout.plan(seq)
-        before = plans.decode(self.archive.patience.call(f"read {key}", lambda: self.slots.store.get(key)).data, key).topic
+        before = plans.decode(
+            self.archive.patience.call(f"read {key}", lambda: self.slots.store.get(key)).data, key
+        ).topic
         if before != self.slots.topic:
             raise ConfigError(
                 f"lineage {self.slots.layout.lineage} has read {before!r} so far, and is now told to read "

@@ -10,7 +10,16 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from stream.events import CheckpointFailed, CheckpointRef, LearnReport, PlannedBatch, Position, RawChunk, Recommendation, Reject
+from stream.events import (
+    CheckpointFailed,
+    CheckpointRef,
+    LearnReport,
+    PlannedBatch,
+    Position,
+    RawChunk,
+    Recommendation,
+    Reject,
+)
 
 
 class Clock(Protocol):

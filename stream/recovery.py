@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import pyarrow as pa
 import structlog
 
 from stream import checkpoint, plans, staged
@@ -135,7 +136,7 @@ def _check(plan: Plan, head: Head, key: str, layout: Layout) -> None:
         raise StoreRefused(f"{key} does not follow on plan {head.seq}: the chain of hashes is broken there")
 
 
-def _table(archive: Archive, planned: PlannedRange) -> staged.pa.Table:
+def _table(archive: Archive, planned: PlannedRange) -> pa.Table:
     stored = planned.staged
     assert stored is not None
     if not stored.key.startswith(archive.layout.root + "/"):

@@ -142,7 +142,9 @@ class Service:
         age = self._doors.clock.monotonic() - self._turned
         reasons = [f"the loop has not turned for {age:.0f} s"] if age > LIVE_SECONDS else []
         waiting = self._loop.waiting_for()
-        return Health(live=not reasons, ready=not reasons and not waiting, reasons=reasons + waiting, details=self._details())
+        return Health(
+            live=not reasons, ready=not reasons and not waiting, reasons=reasons + waiting, details=self._details()
+        )
 
     def recommend(self, user_id: str, top_n: int) -> Answer:
         """Top N from the live model."""

@@ -9,14 +9,14 @@ from stream.api import HttpConfig
 from stream.batching import CutPolicy, PressurePolicy
 from stream.decode import DecodeRules
 from stream.errors import ConfigError
-from stream.directory import DirectoryStore
-from stream.kafka_link import KafkaSettings
+from stream.kafka.link import KafkaSettings
 from stream.loop import Rhythm
 from stream.naming import Layout
 from stream.policy import CheckpointPolicy
 from stream.ports import ObjectStore
-from stream.s3 import S3Settings, S3Store
-from stream.settings import Settings
+from stream.settings.settings import Settings
+from stream.store.directory import DirectoryStore
+from stream.store.s3 import S3Settings, S3Store
 
 
 def open_store(settings: Settings) -> ObjectStore:

@@ -131,7 +131,8 @@ def _etag(data: bytes) -> str:
 class InlineLearner:
     """A `LiveLearner` in this process: plans are learned when they are collected. `kill` loses it, as SIGKILL would.
 
-    `dies_at`: a plan's seq at which it dies, once, before learning it.
+    `dies_at`: a plan's seq at which it dies, once, before learning it. `is_awake` is asked at each `collect`; while it
+    says no, nothing is learned and nothing reported.
     """
 
     def __init__(self, config: HostConfig) -> None:
@@ -139,6 +140,7 @@ class InlineLearner:
         self._host: LearnerHost | None = None
         self._waiting: deque[PlannedBatch | None] = deque()
         self.dies_at: int | None = None
+        self.is_awake: Callable[[], bool] = lambda: True
         self.starts = 0
 
     def start(self) -> None:
@@ -163,7 +165,7 @@ class InlineLearner:
     def collect(self, timeout_seconds: float = 0.0) -> Sequence[LearnReport | CheckpointRef | CheckpointFailed]:
         host = self._alive()
         reports: list[LearnReport | CheckpointRef | CheckpointFailed] = []
-        while self._waiting:
+        while self.is_awake() and self._waiting:
             planned = self._waiting.popleft()
             if planned is None:
                 reports.append(self._write(host))

@@ -17,7 +17,7 @@ from stream.batching import CutPolicy
 from stream.events import RawChunk
 from stream.policy import CheckpointPolicy
 from stream.ports import ObjectStore
-from stream.replay import ReplaySource
+from stream.replay.source import ReplaySource
 from stream.service import Doors, Orders, Service
 from tests.fakes import InlineExecutor, MemoryStore
 from tests.rigs import LAYOUT, RHYTHM, Rig, Row, clicks

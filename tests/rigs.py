@@ -17,7 +17,7 @@ from stream.planner import Head
 from stream.policy import Backoff, CheckpointPolicy
 from stream.ports import ObjectStore
 from stream.recovery import Archive, replay
-from stream.replay import ReplaySource
+from stream.replay.source import ReplaySource
 from stream.service import Doors, Orders, Service
 from tests.fakes import FakeClock, InlineExecutor, InlineLearner, MemoryLetters, MemoryStore
 
@@ -36,7 +36,11 @@ Row = Mapping[str, Any] | bytes | None
 def clicks(count: int, users: int = 7, items: int = 30) -> list[Row]:
     """`count` valid clicks, one a second."""
     return [
-        {"user_id": f"u{place * 5 % users}", "product_id": f"i{place * place % items}", "timestamp": 1_600_000_000 + place}
+        {
+            "user_id": f"u{place * 5 % users}",
+            "product_id": f"i{place * place % items}",
+            "timestamp": 1_600_000_000 + place,
+        }
         for place in range(count)
     ]
 

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from kafka import KafkaConsumer
 
-from stream import kafka_letters
 from stream.clocks import SystemClock
 from stream.decode import DECODER_VERSION
 from stream.errors import SourceRefused, StoreUnavailable
 from stream.events import Reject
-from stream.kafka import KafkaDeadLetters, KafkaSettings, KafkaSource
+from stream.kafka import letters as kafka_letters
+from stream.kafka.source import KafkaDeadLetters, KafkaSettings, KafkaSource
 from stream.ports import DeadLetters
-from stream.replay import FileDeadLetters
+from stream.replay.source import FileDeadLetters
 from tests.servers.kafka import KafkaBroker
 
 REJECTS = [

@@ -16,9 +16,9 @@ from kafka.structs import TopicPartition
 from stream.clocks import SystemClock
 from stream.errors import SourceRefused
 from stream.events import RawChunk
-from stream.kafka import KafkaSource
+from stream.kafka.source import KafkaSource
 from stream.ports import EventSource
-from stream.replay import ReplaySource
+from stream.replay.source import ReplaySource
 from tests.servers.kafka import KafkaBroker
 
 USERS = 23

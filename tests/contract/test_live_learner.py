@@ -12,13 +12,13 @@ import pyarrow as pa
 import pytest
 
 from stream.actor import RayLearner
-from stream.directory import DirectoryStore
 from stream.errors import CheckpointInvalid, LearnerFailed, LearnerLost
 from stream.events import CheckpointFailed, CheckpointRef, LearnReport, Plan, PlannedBatch, PlannedRange
 from stream.host import HostConfig
 from stream.plans import encode, sha256
 from stream.ports import LiveLearner
 from stream.staged import SCHEMA, to_batch
+from stream.store.directory import DirectoryStore
 from tests.fakes import InlineLearner
 from tests.rigs import LAYOUT, MODEL
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from stream.directory import DirectoryStore
 from stream.errors import ConfigError, HeadraceError, NotFound, PreconditionFailed
 from stream.ports import ObjectStore
+from stream.store.directory import DirectoryStore
 
 PART = 5 << 20
 RACED = [f"race/{number:02d}" for number in range(40)]

@@ -20,7 +20,7 @@ from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError
 
-from stream.kafka import KafkaSettings
+from stream.kafka.source import KafkaSettings
 from tests.servers import process
 
 ROOT = Path(__file__).resolve().parents[2]

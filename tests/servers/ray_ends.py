@@ -21,7 +21,7 @@ import sys, tempfile, time
 from pathlib import Path
 from stream import actor
 from stream.actor import RayConfig, RayLearner
-from stream.directory import DirectoryStore
+from stream.store.directory import DirectoryStore
 from stream.host import HostConfig
 from tests.rigs import LAYOUT, MODEL
 actor.connect(RayConfig(sys.argv[1] if len(sys.argv) > 1 else None, quiet=True))

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
-from stream.s3 import S3Settings, S3Store
+from stream.store.s3 import S3Settings, S3Store
 from tests.servers import process
 
 ACCESS_KEY = "headrace-tests"

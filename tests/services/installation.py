@@ -108,8 +108,9 @@ class Run:
     def log(self) -> str:
         """The end of the service's log."""
         figures = "\n".join(line for line in self.page("/metrics")[1].splitlines() if line.startswith("headrace_"))
-        return f"{[sum(each.values()) for each in ledger(self)]}\n{figures[-6000:]}\n" + (
-            (self.folder / "service.log").read_text()[-5000:]
+        return (
+            f"{[sum(each.values()) for each in ledger(self)]}\n{figures[-6000:]}\n"
+            + ((self.folder / "service.log").read_text()[-5000:])
         )
 
 

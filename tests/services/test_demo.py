@@ -58,7 +58,12 @@ def test_own_data_with_faults(tmp_path: Path) -> None:
     """One's own file, bad lines and repeated events included: each line has exactly one outcome."""
     path = tmp_path / "clicks.jsonl"
     rows = [
-        {"user_id": f"u{place % 40}", "product_id": place % 70, "timestamp": 1_600_000_000 + place, "event_id": place % 4990}
+        {
+            "user_id": f"u{place % 40}",
+            "product_id": place % 70,
+            "timestamp": 1_600_000_000 + place,
+            "event_id": place % 4990,
+        }
         for place in range(5000)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "no json\n{}\n")

@@ -18,7 +18,7 @@ from stream.patience import Patience
 from stream.planner import Head
 from stream.policy import Backoff
 from stream.recovery import Archive, replay
-from stream.s3 import S3Store
+from stream.store.s3 import S3Store
 from tests.services.installation import Run, ledger
 
 pytestmark = pytest.mark.services
@@ -34,7 +34,9 @@ def test_killed_twice_and_stopped(run: Run) -> None:
     for target in (4_000, 9_000):
         run.start()
         before = trained(run)
-        run.wait_for(lambda: run.metric("headrace_events_total", outcome="trained") > target - before or at_end(run, published))
+        run.wait_for(
+            lambda: run.metric("headrace_events_total", outcome="trained") > target - before or at_end(run, published)
+        )
         run.end(signal.SIGKILL)
     run.start()
     run.wait_for(lambda: at_end(run, published))
@@ -75,8 +77,10 @@ def trained(run: Run) -> int:
 def at_end(run: Run, published: int) -> bool:
     """Everything published is learned: the service's own figures say so."""
     _, ready = run.page("/readyz")
-    return bool(ready) and run.metric("headrace_learned_seq") >= run.metric("headrace_plan_seq") > 0 and (
-        committed(run) == published
+    return (
+        bool(ready)
+        and run.metric("headrace_learned_seq") >= run.metric("headrace_plan_seq") > 0
+        and (committed(run) == published)
     )
 
 
@@ -113,7 +117,10 @@ def check_ledger(run: Run, published: int) -> None:
 def check_dead_letters(run: Run) -> None:
     """Each reject is in the dead-letter topic with its bytes, its own headers and ours; repeats are allowed."""
     consumer = KafkaConsumer(
-        f"{run.topic}.dlq", bootstrap_servers=run.broker.bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=3000
+        f"{run.topic}.dlq",
+        bootstrap_servers=run.broker.bootstrap,
+        auto_offset_reset="earliest",
+        consumer_timeout_ms=3000,
     )
     letters = list(consumer)
     consumer.close()

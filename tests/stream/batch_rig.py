@@ -10,10 +10,10 @@ from typing import Any
 
 from model import snapshot
 from stream.ports import ObjectStore
-from stream.settings import Settings
-from stream.train import run
-from stream.trainresult import TrainResult
-from stream.trainstate import States
+from stream.settings.settings import Settings
+from stream.train.job import run
+from stream.train.result import TrainResult
+from stream.train.state import States
 from tests.fakes import FakeClock, MemoryStore
 
 ALL = "data/clickstream.json"

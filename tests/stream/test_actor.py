@@ -25,12 +25,12 @@ from ray._private import worker as ray_worker
 from model.batch import Batch, Strings
 from stream import actor
 from stream.actor import RayConfig, RayLearner
-from stream.directory import DirectoryStore
 from stream.errors import ConfigError, LearnerFailed, LearnerLost
 from stream.events import CheckpointRef, Plan, PlannedBatch, PlannedRange
 from stream.host import HostConfig
 from stream.plans import encode, sha256
-from stream.s3 import S3Settings, S3Store
+from stream.store.directory import DirectoryStore
+from stream.store.s3 import S3Settings, S3Store
 from tests.rigs import LAYOUT, MODEL
 from tests.servers import process
 from tests.servers.proxy import proxy_to

@@ -11,10 +11,10 @@ import pytest
 
 from stream import checkpoint
 from stream.checkpoint import Manifest
-from stream.directory import DirectoryStore
 from stream.errors import CheckpointInvalid, StoreUnavailable
 from stream.events import Totals
 from stream.naming import Layout
+from stream.store.directory import DirectoryStore
 
 LAYOUT = Layout("pre/fix", "main")
 CONTENT = {"ids.parquet": b"ids", "model.json": b"{}", "table.safetensors": bytes(100_000)}

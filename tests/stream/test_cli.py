@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.directory import DirectoryStore
+from stream.store.directory import DirectoryStore
 from tests.rigs import LAYOUT, Rig, clicks
 from tests.services.installation import HEADRACE
 
@@ -24,7 +24,13 @@ def command(tmp_path: Path) -> Command:
 
     def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [HEADRACE, *argv], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path, env={**plain, **env}
+            [HEADRACE, *argv],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=tmp_path,
+            env={**plain, **env},
         )
 
     return run
@@ -42,7 +48,9 @@ def lineage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_config_tells_sources_not_secrets(command: Command) -> None:
     """`config` prints what is in force and where from; a secret shows as set, not what it is."""
-    done = command("config", "--json", MINIO_ACCESS_KEY="me", MINIO_SECRET_KEY="hush-hush", HEADRACE_STREAM_BATCH_ROWS="7")
+    done = command(
+        "config", "--json", MINIO_ACCESS_KEY="me", MINIO_SECRET_KEY="hush-hush", HEADRACE_STREAM_BATCH_ROWS="7"
+    )
     rows = {row["name"]: row for row in json.loads(done.stdout)}
 
     assert rows["HEADRACE_STREAM_BATCH_ROWS"]["value"] == "7"

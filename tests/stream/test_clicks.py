@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.clicks import Clicks, in_time_order, without_contained
 from stream.events import Decoded
+from stream.train.clicks import Clicks, in_time_order, without_contained
 
 Row = tuple[str, str, int, str | None]
 RECORD_MS = 5_000

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from stream.directory import DirectoryStore
 from stream.errors import NotFound, PreconditionFailed, StoreRefused, StoreUnavailable
+from stream.store.directory import DirectoryStore
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_nothing_is_left_over(store: DirectoryStore) -> None:
 CRASHING_WRITER = """
 import os, signal, sys
 from pathlib import Path
-from stream import files
+from stream.store import files
 with files.written(Path(sys.argv[1]), memoryview(b"half a checkpoint")):
     print("written", flush=True)
     signal.pause()
@@ -238,7 +238,7 @@ def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 AS_NOBODY = """
 import os, sys
-from stream.directory import DirectoryStore
+from stream.store.directory import DirectoryStore
 from stream.errors import StoreRefused
 os.setgid(65534); os.setuid(65534)
 store = DirectoryStore(sys.argv[1])
@@ -275,7 +275,7 @@ FULL_DISK = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-from stream.directory import DirectoryStore
+from stream.store.directory import DirectoryStore
 DirectoryStore(sys.argv[1]).put("a", bytes(2000))
 """
 

@@ -19,8 +19,8 @@ import pytest
 from stream import doctor
 from stream.doctor import Check, checks, diagnose
 from stream.errors import StoreRefused
-from stream.kafka_link import ensure_topic
-from stream.settings import OPTIONS, Settings
+from stream.kafka.link import ensure_topic
+from stream.settings.settings import OPTIONS, Settings
 from stream.wiring import kafka_settings, open_store
 from tests.servers.kafka import KafkaBroker
 from tests.servers.s3 import S3Server

@@ -10,10 +10,10 @@ import pytest
 from model import snapshot
 from model.config import LearnerConfig
 from model.learner import Learner
-from stream import fit
-from stream.clicks import Clicks, Ordered, in_time_order
 from stream.events import Decoded
-from stream.progress import Progress
+from stream.train import fit
+from stream.train.clicks import Clicks, Ordered, in_time_order
+from stream.train.progress import Progress
 
 CONFIG = LearnerConfig(dim=4, negatives=8)
 

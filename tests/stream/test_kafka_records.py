@@ -13,7 +13,7 @@ from kafka.errors import CorruptRecordError
 from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.memory_records import MemoryRecords
 
-from stream.kafka_records import _PartitionRows
+from stream.kafka.records import _PartitionRows
 
 PLACE = TopicPartition("clicks", 0)
 FIELDS = st.tuples(

@@ -15,7 +15,7 @@ from kafka import KafkaProducer
 
 from stream.clocks import SystemClock
 from stream.errors import SourceRefused
-from stream.kafka import KafkaDeadLetters, KafkaSettings, KafkaSource
+from stream.kafka.source import KafkaDeadLetters, KafkaSettings, KafkaSource
 from tests.servers.kafka import PASSWORD, USER, KafkaBroker
 from tests.servers.process import free_ports
 
@@ -113,7 +113,7 @@ def test_name_server_in_trouble(unsteady_broker: KafkaBroker, monkeypatch: pytes
         return answer(*place, **more)
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
-    monkeypatch.setattr("stream.kafka_repair.FRESH_SECONDS", 0.0)
+    monkeypatch.setattr("stream.kafka.repair.FRESH_SECONDS", 0.0)
     unsteady_broker.stop(kill=True)
 
     assert longest_call(source, 5) < POLL_SECONDS_MAX

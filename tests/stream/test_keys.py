@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.errors import ConfigError
-from stream.keys import ascending, check_key, early_start
 from stream.ports import ObjectInfo
+from stream.store.keys import ascending, check_key, early_start
 
 # Few characters, on both sides of the slash: what matters is how they mix.
 SEGMENT = st.text(alphabet="ab-.0~é", min_size=1, max_size=3).filter(lambda name: name not in {".", ".."})

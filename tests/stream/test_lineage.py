@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from stream import lineage
-from stream.directory import DirectoryStore
 from stream.errors import StoreRefused
+from stream.store.directory import DirectoryStore
 
 
 @pytest.fixture

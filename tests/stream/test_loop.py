@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -12,13 +13,14 @@ from stream.errors import ConfigError, DrainIncomplete, Fenced, LearnerFailed, S
 from stream.events import Plan
 from stream.loop import Rhythm
 from stream.policy import CheckpointPolicy
+from stream.ports import ObjectStore
 from tests.fakes import FakeClock, MemoryStore
 from tests.rigs import LAYOUT, RHYTHM, Rig, clicks, folded
 
 ENDLESS = replace(RHYTHM, cut=CutPolicy(rows=40, age_seconds=1.0))
 
 
-def stored(store: MemoryStore) -> list[Plan]:
+def stored(store: ObjectStore) -> list[Plan]:
     """All plans, in order."""
     return [plans.decode(store.get(info.key).data, info.key) for info in store.list(LAYOUT.plans)]
 
@@ -28,32 +30,37 @@ def test_cuts_by_age_when_quiet() -> None:
     rig = Rig(MemoryStore(), clicks(10), rhythm=ENDLESS)
     rig.source.exhausted = lambda: False  # type: ignore[method-assign]
     rig.service.open()
-    rig.service.run(lambda: (rig.clock.advance(0.3), rig.clock.ticks > 3 and rig.service.stop()))  # type: ignore[arg-type, func-returns-value]
 
-    assert [plan.cut for plan in stored(rig.store)] == ["fence", "age"]  # type: ignore[arg-type]
+    def pass_time() -> None:
+        rig.clock.advance(0.3)
+        if rig.clock.ticks > 3:
+            rig.service.stop()
+
+    rig.service.run(pass_time)
+
+    assert [plan.cut for plan in stored(rig.store)] == ["fence", "age"]
 
 
 def test_pauses_and_resumes_on_pressure() -> None:
-    """With the store standing still the source is paused at the high mark; it goes on by itself afterwards."""
-    store, rows = MemoryStore(), clicks(400)
+    """While the learner is slow the source is paused at the high mark; reading goes on by itself afterwards."""
+    store = MemoryStore()
     rhythm = replace(RHYTHM, pressure=PressurePolicy(high_bytes=4000, low_bytes=1000), in_flight=1)
-    rig = Rig(store, rows, rhythm=rhythm)
-    seen: list[float] = []
+    rig = Rig(store, clicks(400), rhythm=rhythm)
+    turns = itertools.count()
+    rig.learner.is_awake = lambda: next(turns) % 9 == 0
+    buffered, paused = [], []
 
-    def slow(_: str) -> None:
-        seen.append(rig.meter.value("headrace_buffered_bytes"))
+    def watch() -> None:
+        rig.clock.advance(1.1)
+        buffered.append(rig.meter.value("headrace_buffered_bytes"))
+        paused.append(rig.meter.value("headrace_paused"))
 
     rig.service.open()
-    submit, collect = rig.learner.submit, rig.learner.collect
-    rig.learner.submit = lambda planned: (slow(""), submit(planned))[1]  # type: ignore[method-assign, func-returns-value]
-    turns = iter(range(10**6))
-    rig.learner.collect = lambda timeout_seconds=0.0: collect(timeout_seconds) if next(turns) % 9 == 0 else []  # type: ignore[method-assign]
-    paused: list[bool] = []
-    rig.service.run(lambda: (rig.clock.advance(1.1), paused.append(rig.meter.value("headrace_paused") > 0)))  # type: ignore[arg-type, func-returns-value]
+    rig.service.run(watch)
 
-    assert True in paused
-    assert paused[-1] is False
-    assert max(seen) <= 4000 + 25 * 200
+    assert 1.0 in paused
+    assert paused[-1] == 0.0
+    assert max(buffered) <= 4000 + 25 * 200
     assert rig.state() == folded(store).state_sha256()
 
 
@@ -116,13 +123,12 @@ def test_gives_up_on_deadly_plan() -> None:
     """A plan at which the learner dies again and again stops the service with an error of its own."""
     rig = Rig(MemoryStore(), clicks(100))
     rig.service.open()
-    collect = rig.learner.collect
 
-    def deadly(timeout_seconds: float = 0.0) -> object:
+    def is_deadly() -> bool:
         rig.learner.dies_at = 2
-        return collect(timeout_seconds)
+        return True
 
-    rig.learner.collect = deadly  # type: ignore[method-assign, assignment]
+    rig.learner.is_awake = is_deadly
     with pytest.raises(LearnerFailed, match="in a row"):
         rig.service.run()
 
@@ -168,8 +174,12 @@ def test_refuses_harmed_staging(harm: str) -> None:
     store = MemoryStore()
     rig = Rig(store, clicks(100), rhythm=replace(RHYTHM, checkpoint=CheckpointPolicy(batches=10**6, seconds=1e9)))
     store.trouble = _no_checkpoint
-    collect = rig.learner.collect
-    rig.learner.collect = lambda timeout_seconds=0.0: (rig.clock.advance(1.0), collect(timeout_seconds))[1]  # type: ignore[method-assign]
+
+    def pass_time() -> bool:
+        rig.clock.advance(1.0)
+        return True
+
+    rig.learner.is_awake = pass_time
     with pytest.raises(DrainIncomplete):
         rig.run()
     store.trouble = lambda *_: None
@@ -218,10 +228,9 @@ def test_admits_new_partitions() -> None:
     rig.service.open()
     rig.service.run(lambda: clock.advance(1.0))
 
-    trained = {
-        partition: sum(plans.count(each)[0] for plan in stored(rig.store) for each in plan.ranges if each.partition == partition)  # type: ignore[arg-type]
-        for partition in range(3)
-    }
+    trained: dict[int, int] = {}
+    for planned in [each for plan in stored(rig.store) for each in plan.ranges]:
+        trained[planned.partition] = trained.get(planned.partition, 0) + plans.count(planned)[0]
     assert trained == dict(rig.source.end())
 
 

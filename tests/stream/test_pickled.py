@@ -14,7 +14,7 @@ import pytest
 from model.batch import Batch
 from model.config import LearnerConfig
 from model.learner import Learner
-from stream import pickled
+from stream.train import pickled
 
 DOCS = Path(__file__).parents[2] / "docs" / "batch.md"
 

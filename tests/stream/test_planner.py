@@ -11,7 +11,6 @@ import pytest
 
 from stream import plans
 from stream.clocks import SystemClock
-from stream.directory import DirectoryStore
 from stream.errors import Conflict, Fenced, PreconditionFailed, StoreRefused, StoreUnavailable
 from stream.events import PlannedRange
 from stream.metrics import PrometheusMeter
@@ -19,6 +18,7 @@ from stream.naming import Layout
 from stream.patience import Patience
 from stream.planner import Head, Planner, Slots
 from stream.policy import Backoff
+from stream.store.directory import DirectoryStore
 
 LAYOUT = Layout("pre", "main")
 RANGES = (PlannedRange(0, 0, 4, absent=4),)

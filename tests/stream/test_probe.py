@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from stream.directory import DirectoryStore
 from stream.errors import StoreRefused, StoreUnavailable
 from stream.naming import Layout
 from stream.ports import Blob, ObjectInfo, ObjectStore
 from stream.probe import probe
-from stream.s3 import S3Settings, S3Store
+from stream.store.directory import DirectoryStore
+from stream.store.s3 import S3Settings, S3Store
 from tests.servers.careless_s3 import Objects, careless_s3
 from tests.servers.process import free_ports
 from tests.servers.s3 import S3Server

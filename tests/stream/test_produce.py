@@ -14,8 +14,8 @@ from kafka import KafkaConsumer
 from kafka.structs import TopicPartition
 
 from stream.errors import ConfigError, SourceRefused
-from stream.kafka import KafkaSettings
-from stream.produce import produce_file
+from stream.kafka.produce import produce_file
+from stream.kafka.source import KafkaSettings
 from tests.servers.kafka import KafkaBroker
 
 pytestmark = pytest.mark.services

@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from stream.fit import Epoch
-from stream.progress import on_terminal
+from stream.train.fit import Epoch
+from stream.train.progress import on_terminal
 
 
 class Terminal(io.StringIO):

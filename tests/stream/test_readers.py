@@ -16,7 +16,7 @@ import pytest
 from stream.decode import DecodeRules, decode_one
 from stream.errors import ConfigError
 from stream.events import Event
-from stream.readers import open_rows
+from stream.replay.readers import open_rows
 
 MOMENT = datetime(2024, 2, 29, 12, 30, 15, 250_000, tzinfo=UTC)
 MOMENT_MS = 1_709_209_815_250

@@ -16,7 +16,7 @@ import pytest
 from stream.clocks import SimulatedClock, SystemClock
 from stream.errors import ConfigError
 from stream.ports import Clock
-from stream.replay import ReplaySource
+from stream.replay.source import ReplaySource
 
 START = 1_600_000_000
 

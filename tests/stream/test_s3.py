@@ -18,7 +18,7 @@ from stream.errors import (
     StoreRefused,
     StoreUnavailable,
 )
-from stream.s3 import PART_BYTES_MIN, S3Settings, S3Store
+from stream.store.s3 import PART_BYTES_MIN, S3Settings, S3Store
 from tests.servers.careless_s3 import Objects, careless_s3
 from tests.servers.proxy import Proxy, proxy_to
 from tests.servers.s3 import S3Server

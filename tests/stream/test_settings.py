@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from stream.errors import ConfigError
-from stream.settings import OPTIONS, Settings, settings_table
+from stream.settings.settings import OPTIONS, Settings, settings_table
 
 ROOT = Path(__file__).parents[2]
 BATCH_CONTRACT = {
@@ -281,7 +281,7 @@ def test_settings_travel() -> None:
 
 
 def test_documentation_is_current() -> None:
-    """docs/settings.md is what the code says: `python -m stream.settings > docs/settings.md`."""
+    """docs/settings.md is what the code says: `python -m stream.settings.settings > docs/settings.md`."""
     assert (ROOT / "docs" / "settings.md").read_text() == settings_table()
 
 

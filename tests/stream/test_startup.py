@@ -16,7 +16,7 @@ LEARN = """
 import json, sys
 from model import kernels
 from model.config import LearnerConfig
-from stream.directory import DirectoryStore
+from stream.store.directory import DirectoryStore
 from stream.host import HostConfig, LearnerHost
 from stream.naming import Layout
 from model.learner import warm_up

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from stream import clickfile
-from stream.directory import DirectoryStore
 from stream.errors import ConfigError, StoreRefused
-from stream.progress import Progress
-from stream.train import run
-from stream.trainstate import States
+from stream.store.directory import DirectoryStore
+from stream.train import clickfile
+from stream.train.job import run
+from stream.train.progress import Progress
+from stream.train.state import States
 from tests.fakes import FakeClock, MemoryStore
 from tests.stream.batch_rig import (
     ALL,
@@ -414,7 +414,7 @@ def test_long_lines_and_many_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         store.put(ALL, content)
 
     train(whole)
-    monkeypatch.setattr("stream.clickfile.BLOCK_BYTES", 37)
+    monkeypatch.setattr("stream.train.clickfile.BLOCK_BYTES", 37)
     result = train(pieces)
 
     assert (result.events, result.rejected) == (120, 1)

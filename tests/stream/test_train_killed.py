@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from stream.directory import DirectoryStore
 from stream.errors import Fenced, StoreUnavailable
-from stream.trainstate import States
+from stream.store.directory import DirectoryStore
+from stream.train.state import States
 from tests.fakes import Crash, MemoryStore
 from tests.stream.batch_rig import (
     ALL,

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stream import verify_reading
-from stream.directory import DirectoryStore
 from stream.errors import ConfigError
 from stream.ports import Blob
-from stream.verify import Options, Verdict, prove, verify
-from stream.verify_forms import RULES
+from stream.store.directory import DirectoryStore
+from stream.verify import reading as verify_reading
+from stream.verify.forms import RULES
+from stream.verify.walk import Options, Verdict, prove, verify
 from tests.fakes import MemoryStore
 from tests.forge import Forge, digest, flipped, grow, parquet
 from tests.rigs import LAYOUT

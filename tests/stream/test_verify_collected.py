@@ -12,7 +12,7 @@ import pytest
 
 from stream.collector import Collector
 from stream.policy import CheckpointPolicy
-from stream.verify import prove, verify
+from stream.verify.walk import prove, verify
 from tests.fakes import Crash, FakeClock, MemoryStore
 from tests.forge import Forge, grow
 from tests.rigs import LAYOUT

@@ -1,0 +1,1 @@
+"""The demo: what it replays, what it plays, what it shows."""

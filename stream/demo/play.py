@@ -1,0 +1,208 @@
+"""`headrace demo`: the whole cycle on real input, with nothing but this machine; and a learner killed half-way.
+
+The learner loses its process to SIGKILL in the middle of the year. At the end a second learner folds the same plans
+without any interruption, and the two states must have the same hash.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from model.config import LearnerConfig
+from stream import actor, checkpoint, log
+from stream.actor import RayConfig, RayLearner
+from stream.batching import CutPolicy
+from stream.clocks import SimulatedClock
+from stream.demo import data as demo_data
+from stream.demo.show import Screen, Tally
+from stream.events import LearnReport, Totals
+from stream.host import HostConfig
+from stream.lineage import resolve
+from stream.loop import Rhythm
+from stream.metrics import PrometheusMeter
+from stream.names import load_names
+from stream.naming import Layout
+from stream.patience import Patience
+from stream.planner import Head
+from stream.policy import Backoff, CheckpointPolicy
+from stream.recovery import Archive, await_room, replay
+from stream.replay.readers import open_rows
+from stream.replay.source import FileDeadLetters, ReplaySource
+from stream.service import Doors, Orders, Service
+from stream.store.directory import DirectoryStore
+
+BATCH_ROWS = 2000
+CHECKPOINT_BATCHES = 100
+WINDOW = 100_000
+IN_FLIGHT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to play: at most `events` of `data` (None: a year of purchases), in `folder`, which is emptied first."""
+
+    events: int | None
+    seed: int
+    data: Path | None
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Everything the play needs once the curtain is up."""
+
+    config: HostConfig
+    service: Service
+    learner: RayLearner
+    meter: PrometheusMeter
+    events: int
+
+
+def default_folder() -> Path:
+    """One folder per user of the machine, so that a second demo replaces the first."""
+    return Path(tempfile.gettempdir()) / f"headrace-demo-{os.getuid()}"
+
+
+def play(plan: Plan, console: Console) -> dict[str, Any]:
+    """Run the demo; answers the figures of its last line."""
+    started = time.monotonic()
+    log.configure("warning")
+    clicks = _set_up(plan, console)
+    console.print(f"Starting Ray and the learner; everything lies in {plan.folder}")
+    actor.connect(RayConfig(quiet=True))
+    try:
+        stage = _stage(plan, clicks)
+        tally = Tally(stage.events)
+        _stream(stage, Screen(console, tally), tally)
+        result = _results(stage, tally)
+        console.print("\nFolding the same plans once more, without interruption, in a second learner...")
+        result["identical_after_kill"] = _folds_to_same(stage, console)
+        _say_farewell(stage, clicks, console, result)
+    finally:
+        actor.disconnect()
+    result["seconds"] = round(time.monotonic() - started, 1)
+    return result
+
+
+def _set_up(plan: Plan, console: Console) -> demo_data.Clicks:
+    if plan.folder.exists() and not (plan.folder / ".headrace-demo").exists() and any(plan.folder.iterdir()):
+        from stream.errors import ConfigError
+
+        raise ConfigError(f"{plan.folder} is not empty and was not made by a demo: name another folder with --work")
+    shutil.rmtree(plan.folder, ignore_errors=True)
+    plan.folder.mkdir(parents=True)
+    (plan.folder / ".headrace-demo").touch()
+    if plan.data is not None:
+        return demo_data.Clicks(plan.data, None)
+    console.print("A year of grocery purchases: 2,469 households, 68,509 products (Complete Journey, 84.51°)")
+    return demo_data.purchases(plan.folder, plan.events, plan.seed)
+
+
+def _stage(plan: Plan, clicks: demo_data.Clicks) -> Stage:
+    store = DirectoryStore(plan.folder / "store")
+    layout = Layout("headrace", resolve(store, "headrace", "main"))
+    config = HostConfig(LearnerConfig(seed=plan.seed), layout, store, WINDOW)
+    learner, clock, meter = RayLearner(config), SimulatedClock(), PrometheusMeter()
+    rows = open_rows(clicks.path, plan.events)
+    doors = Doors(
+        ReplaySource(rows, clock=clock), FileDeadLetters(plan.folder / "rejects.jsonl"), store, learner, clock, meter
+    )
+    kept = CheckpointPolicy(batches=CHECKPOINT_BATCHES, seconds=30.0, grace_seconds=1e9)
+    rhythm = Rhythm(cut=CutPolicy(rows=BATCH_ROWS), checkpoint=kept, in_flight=IN_FLIGHT)
+    service = Service(doors, Orders(layout, "purchases", rhythm=rhythm, window=WINDOW, drain_seconds=60.0))
+    return Stage(config, service, learner, meter, len(rows))
+
+
+def _stream(stage: Stage, screen: Screen, tally: Tally) -> None:
+    """The stream from its first event to its last, with one murder in the middle."""
+    stage.service.open()
+    stage.service.figures.told = tally.learned
+    pid = int(stage.learner.status()["pid"])
+    with screen:
+        stage.service.run(lambda: _turned(stage, screen, tally, pid))
+    tally.finish()
+
+
+def _turned(stage: Stage, screen: Screen, tally: Tally, pid: int) -> None:
+    if not tally.kills and tally.trained >= stage.events // 2:
+        os.kill(pid, signal.SIGKILL)
+        tally.kills += 1
+        screen.say(f"killed the learner (SIGKILL to process {pid}) after {tally.trained:,} events")
+    tally.checkpoints = int(stage.meter.value("headrace_checkpoints_total"))
+    tally.revivals = int(stage.meter.value("headrace_learner_restarts_total"))
+    tally.delay = stage.service.figures.delay
+    screen.draw()
+
+
+def _results(stage: Stage, tally: Tally) -> dict[str, Any]:
+    _, key = list(checkpoint.complete(stage.config.store, stage.config.layout))[-1]
+    totals: Totals = checkpoint.read_manifest(stage.config.store, key).totals
+    return {
+        "events": totals.trained + totals.rejected + totals.duplicates,
+        "trained": totals.trained,
+        "rejected": totals.rejected,
+        "duplicates": totals.duplicates,
+        "users": tally.users,
+        "items": tally.items,
+        **tally.quality(),
+        "events_per_second": round(tally.events_per_second),
+        "checkpoints": int(stage.meter.value("headrace_checkpoints_total")),
+        "kills": tally.kills,
+    }
+
+
+def _folds_to_same(stage: Stage, console: Console) -> bool:
+    mine = stage.learner.status(digest=True)["state_sha256"]
+    second = RayLearner(stage.config)
+    second.start()
+    second.restore(None)
+    patience = Patience(Backoff(), lambda _: True, stage.meter)
+    ignore: Callable[[LearnReport], None] = lambda _: None  # noqa: E731 - a name for a do-nothing argument
+    for planned in replay(Archive(stage.config.store, stage.config.layout, patience, stage.meter), Head(-1, "", 0), {}):
+        await_room(second, IN_FLIGHT, ignore)
+        second.submit(planned)
+    await_room(second, 1, ignore)
+    other = second.status(digest=True)["state_sha256"]
+    second.close()
+    verdict = "[green]identical[/]" if mine == other else "[red]DIFFERENT[/]"
+    console.print(f"  killed and restored  {mine[:32]}\n  never interrupted    {other[:32]}   {verdict}")
+    return bool(mine == other)
+
+
+def _say_farewell(stage: Stage, clicks: demo_data.Clicks, console: Console, result: dict[str, Any]) -> None:
+    names = load_names(clicks.names) if clicks.names else {}
+    user = _last_user(clicks.path, stage.events)
+    console.print(f"\nUser {user}'s top ten, and which of their last clicks speak for it:")
+    for place, suggested in enumerate(stage.learner.recommend(user, 10), 1):
+        reasons = [
+            names.get(each.product_id, each.product_id)
+            for each in stage.learner.explain(user, suggested.product_id)[:2]
+            if each.score > 0
+        ]
+        because = f"  because of {' and '.join(reasons)}" if reasons else "  popular just now"
+        console.print(
+            f"  {place:2}. {names.get(suggested.product_id, suggested.product_id):<42}{because}", highlight=False
+        )
+    stage.service.close()
+    where = stage.config.store.root  # type: ignore[attr-defined]
+    named = f" --names {clicks.names}" if clicks.names else ""
+    console.print(
+        f"\nTry next:\n  headrace recommend {user} --store {where}{named}\n  headrace verify --store {where}\n"
+        "  headrace demo --data YOUR.parquet      your own clicks: user_id, product_id, timestamp",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _last_user(path: Path, events: int) -> str:
+    return (open_rows(path).keys([events - 1])[0] or b"").decode()  # type: ignore[arg-type]

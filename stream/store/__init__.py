@@ -1,0 +1,1 @@
+"""The object store's two doors: S3, and a local directory with the same semantics."""

@@ -1,0 +1,1 @@
+"""An independent check of what is stored, with code of its own."""
