@@ -119,8 +119,8 @@ class RayLearner:
             reports.append(self._written(self._checkpoints.popleft()))
         return reports
 
-    def status(self, digest: bool = False) -> Mapping[str, Any]:  # noqa: FBT001, FBT002 - as the port has it
-        return self._ask("status", digest, seconds=_CALL_SECONDS * 4)  # type: ignore[no-any-return]
+    def status(self, *, digest: bool = False) -> Mapping[str, Any]:
+        return self._ask("status", digest=digest, seconds=_CALL_SECONDS * 4)  # type: ignore[no-any-return]
 
     def recommend(self, user_id: str, top_n: int) -> Sequence[Recommendation]:
         return self._ask("recommend", user_id, top_n, seconds=_CALL_SECONDS)  # type: ignore[no-any-return]
@@ -152,16 +152,16 @@ class RayLearner:
             raise _lost(error) from error
         return set(ready)
 
-    def _remote(self, method: str, *args: Any) -> Any:
+    def _remote(self, method: str, *args: Any, **named: Any) -> Any:
         if self._actor is None:
             raise LearnerLost("the learner has not been started")
         try:
-            return getattr(self._actor, method).remote(*args)
+            return getattr(self._actor, method).remote(*args, **named)
         except _UNREACHED as error:
             raise _lost(error) from error
 
-    def _ask(self, method: str, *args: Any, seconds: float | None) -> Any:
-        ref = self._remote(method, *args)
+    def _ask(self, method: str, *args: Any, seconds: float | None, **named: Any) -> Any:
+        ref = self._remote(method, *args, **named)
         try:
             return ray.get(ref, timeout=seconds)
         except RayTaskError as error:

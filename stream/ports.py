@@ -52,8 +52,8 @@ class Blob:
 
 class ObjectStore(Protocol):
     """Keys to bytes. Every call may raise `StoreUnavailable` (may pass; the outcome of a write is then unknown) or
-    `StoreRefused` (will not pass: no bucket, no access). Implementations are safe to use from several threads and can be
-    pickled (for the learner's process), reconnecting on the other side.
+    `StoreRefused` (will not pass: no bucket, no access). Implementations are safe to use from several threads and can
+    be pickled (for the learner's process), reconnecting on the other side.
     """
 
     def get(self, key: str) -> Blob:
@@ -76,7 +76,10 @@ class ObjectStore(Protocol):
         """Objects whose key starts with `prefix` and is greater than `start_after`, in ascending key order."""
 
     def delete(self, key: str, *, if_match: str | None = None) -> None:
-        """Remove the object; no error if it is not there. With `if_match`, only that version: else `PreconditionFailed`."""
+        """Remove the object; no error if it is not there.
+
+        With `if_match`, only that version: else `PreconditionFailed`.
+        """
 
 
 class EventSource(Protocol):
@@ -98,8 +101,8 @@ class EventSource(Protocol):
         """What has arrived: at most `max_events` messages, offsets rising within a partition, none skipped or repeated.
 
         Waits at most `timeout_seconds` (capped at 1). Raises `SourceRefused` when an offset asked for is no longer held
-        (retention), naming partition, offset, and the offsets that are held. Connection trouble is not raised: the answer
-        is empty until it passes.
+        (retention), naming partition, offset, and the offsets that are held. Connection trouble is not raised: the
+        answer is empty until it passes.
         """
 
     def pause(self) -> None:
@@ -109,7 +112,10 @@ class EventSource(Protocol):
         """Fetch again."""
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
-        """Tell the group's offsets to lag tools. Best effort, never raises for a broker's trouble, read back by nobody."""
+        """Tell the group's offsets to lag tools.
+
+        Best effort, never raises for a broker's trouble, read back by nobody.
+        """
 
     def lag(self) -> Mapping[int, int]:
         """Messages not yet polled, by partition, as far as known without a network call."""
@@ -147,7 +153,10 @@ class LiveLearner(Protocol):
         """Hand over a plan. Returns at once; learned in the order of submission. A gap in seq is refused."""
 
     def begin_checkpoint(self) -> None:
-        """Write a checkpoint of the state after everything submitted so far. Returns at once; `collect` has the result."""
+        """Write a checkpoint of the state after everything submitted so far.
+
+        Returns at once; `collect` has the result.
+        """
 
     def in_flight(self) -> int:
         """Plans submitted and not yet collected."""
@@ -158,9 +167,10 @@ class LiveLearner(Protocol):
         Raises `LearnerLost` too when learning a plan failed: the state may be half changed then, and is given up.
         """
 
-    def status(self, digest: bool = False) -> Mapping[str, Any]:
-        """`seq`, `pid`, `rows`, `config`, `compiled` (kernels compiled in this process), and, if asked for, `state_sha256`
-        over the whole state after everything submitted so far (two equal states have equal ones)."""
+    def status(self, *, digest: bool = False) -> Mapping[str, Any]:
+        """`seq`, `pid`, `rows`, `config`, `compiled` (kernels compiled in this process), and, if asked for,
+        `state_sha256` over the whole state after everything submitted so far (two equal states have equal ones).
+        """
 
     def recommend(self, user_id: str, top_n: int) -> Sequence[Recommendation]:
         """Top N for a user by the current model; by popularity for one never seen. Changes nothing."""
@@ -188,5 +198,5 @@ class Executor(Protocol):
     def submit(self, fn: Any, /, *args: Any) -> Future[Any]:
         """Queue `fn(*args)`."""
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as concurrent.futures has it
         """Take no more jobs; wait for the one that runs, drop those that wait if told to."""

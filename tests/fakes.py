@@ -43,7 +43,10 @@ class FakeClock:
 
 
 class MemoryStore:
-    """An `ObjectStore` in memory. `trouble(call, key)` runs before, `aftermath(call, key)` after each call, refused ones included."""
+    """An `ObjectStore` in memory.
+
+    `trouble(call, key)` runs before, `aftermath(call, key)` after each call, refused ones included.
+    """
 
     def __init__(self, clock: FakeClock | None = None) -> None:
         self.objects: dict[str, tuple[bytes, float]] = {}
@@ -177,8 +180,8 @@ class InlineLearner:
             reports.append(host.apply(planned))
         return reports
 
-    def status(self, digest: bool = False) -> Mapping[str, Any]:
-        return self._alive().status(digest)
+    def status(self, *, digest: bool = False) -> Mapping[str, Any]:
+        return self._alive().status(digest=digest)
 
     def recommend(self, user_id: str, top_n: int) -> Sequence[Recommendation]:
         return self._alive().recommend(user_id, top_n)
@@ -228,5 +231,5 @@ class InlineExecutor:
             future.set_exception(error)
         return future
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as concurrent.futures has it
         """Nothing to end."""
