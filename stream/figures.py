@@ -1,4 +1,7 @@
-"""From what happened to the published figures. Counts each plan once, whatever is replayed after the learner was lost."""
+"""From what happened to the published figures.
+
+Counts each plan once, whatever is replayed after the learner was lost.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 
+from model.batch import Learned, Scores
 from stream.collector import Collected
 from stream.committer import Committed
 from stream.events import CheckpointFailed, CheckpointRef, LearnReport
@@ -39,7 +43,10 @@ class Figures:
         self._newest_ms = 0
 
     def opened(self, seq: int, epoch: int) -> None:
-        """The lineage was taken over with plan `seq`; what came before was counted by another process, or not at all."""
+        """The lineage was taken over with plan `seq`.
+
+        What came before was counted by another process, or not at all.
+        """
         self._counted = seq
         self._meter.set("headrace_plan_seq", seq)
         self._meter.set("headrace_epoch", epoch)
@@ -62,13 +69,13 @@ class Figures:
         if report.learned is None or report.scores is None:
             return
         self.seq = report.seq
-        self._state(report)
+        self._state(report, report.learned)
         self._meter.add("headrace_learned_events_total", report.learned.clicks)
         if report.seq <= self._counted:
             self._meter.add("headrace_replayed_plans_total", report.learned.clicks > 0)
             return
         self._counted = report.seq
-        self._count(report)
+        self._count(report, report.learned, report.scores)
 
     def checkpointed(self, report: CheckpointRef | CheckpointFailed) -> None:
         """A checkpoint was written, or was not."""
@@ -100,19 +107,17 @@ class Figures:
         self._meter.set("headrace_plans_in_flight", in_flight)
         self._meter.set("headrace_paused", paused)
 
-    def _count(self, report: LearnReport) -> None:
-        assert report.learned is not None
-        assert report.scores is not None
+    def _count(self, report: LearnReport, learned: Learned, scores: Scores) -> None:
         now = self._clock.monotonic()
         rejected, duplicates, arrived = self._pending.pop(report.seq, (0, 0, now))
         self.delay = now - arrived
         self._meter.observe("headrace_arrival_to_trained_seconds", self.delay)
-        self._meter.add("headrace_events_total", report.learned.clicks, outcome="trained")
+        self._meter.add("headrace_events_total", learned.clicks, outcome="trained")
         self._meter.add("headrace_events_total", rejected, outcome="rejected")
         self._meter.add("headrace_events_total", duplicates, outcome="duplicate")
-        self._meter.add("headrace_scored_events_total", report.scores.scored)
-        self._meter.add("headrace_new_entities_total", report.learned.new_users, kind="user")
-        self._meter.add("headrace_new_entities_total", report.learned.new_items, kind="item")
+        self._meter.add("headrace_scored_events_total", scores.scored)
+        self._meter.add("headrace_new_entities_total", learned.new_users, kind="user")
+        self._meter.add("headrace_new_entities_total", learned.new_items, kind="item")
         if report.seconds:
             self._meter.observe("headrace_learn_seconds", report.seconds["score"] + report.seconds["learn"])
         for step, seconds in report.seconds.items():
@@ -120,11 +125,10 @@ class Figures:
         self._age("trained", report.newest_ms)
         self.told(report)
 
-    def _state(self, report: LearnReport) -> None:
+    def _state(self, report: LearnReport, learned: Learned) -> None:
         """Gauges: what the model is like after this plan, replayed or not."""
-        assert report.learned is not None
-        if not math.isnan(report.learned.loss):
-            self._meter.set("headrace_batch_loss", report.learned.loss)
+        if not math.isnan(learned.loss):
+            self._meter.set("headrace_batch_loss", learned.loss)
         for name, value in report.quality.items():
             if not math.isnan(value):
                 self._meter.set(_QUALITY[name], value)
@@ -133,7 +137,7 @@ class Figures:
         for table, rows in report.rows.items():
             self._meter.set("headrace_table_rows", rows, table=table)
         self._meter.set("headrace_learned_seq", report.seq)
-        if report.learned.clicks:
+        if learned.clicks:
             self.trained_at = self._clock.now()
             self._meter.set("headrace_last_trained_timestamp_seconds", self.trained_at)
         self._newest_ms = max(self._newest_ms, report.newest_ms)

@@ -13,7 +13,7 @@ import structlog
 
 from stream import checkpoint, plans, staged
 from stream.errors import CheckpointInvalid, NotFound, StoreRefused
-from stream.events import LearnReport, Plan, PlannedBatch, PlannedRange, Position
+from stream.events import LearnReport, Plan, PlannedBatch, Position, StagedObject
 from stream.naming import Layout, seq_of
 from stream.patience import Patience
 from stream.planner import Head
@@ -91,7 +91,7 @@ def replay(archive: Archive, head: Head, next_offsets: dict[int, int]) -> Iterat
 
 def load(archive: Archive, plan: Plan, sha256: str) -> PlannedBatch:
     """A plan with its clicks."""
-    tables = [_table(archive, planned) for planned in plan.ranges if planned.staged is not None]
+    tables = [_table(archive, planned.staged) for planned in plan.ranges if planned.staged is not None]
     batch, event_ids = staged.to_batch(tables)
     counts = [plans.count(planned) for planned in plan.ranges]
     rejected = sum(count[1] for count in counts)
@@ -106,7 +106,9 @@ def _restore_newest(archive: Archive, learner: LiveLearner) -> Position:
             position = archive.patience.call(f"restore {key}", lambda key=key: learner.restore(key))  # type: ignore[misc]
         except CheckpointInvalid as error:
             archive.meter.add("headrace_checkpoint_invalid_total")
-            log.error("checkpoint does not verify, trying the next older one", seq=seq, error=str(error))
+            log.error(  # noqa: TRY400 - the error says what is wrong with the checkpoint; a traceback adds nothing
+                "checkpoint does not verify, trying the next older one", seq=seq, error=str(error)
+            )
             continue
         log.info("checkpoint restored", seq=seq)
         return position
@@ -121,8 +123,8 @@ def _plan_keys(archive: Archive, after: int) -> list[str]:
     for expected, key in enumerate(keys, after + 1):
         if seq_of(key) != expected:
             raise StoreRefused(
-                f"plan {expected} of lineage {layout.lineage} is missing (the next one found is {key}), and no checkpoint "
-                "at or after it verifies. Restore the object from a backup, or begin a new lineage."
+                f"plan {expected} of lineage {layout.lineage} is missing (the next one found is {key}), and no "
+                "checkpoint at or after it verifies. Restore the object from a backup, or begin a new lineage."
             )
     return keys
 
@@ -136,9 +138,7 @@ def _check(plan: Plan, head: Head, key: str, layout: Layout) -> None:
         raise StoreRefused(f"{key} does not follow on plan {head.seq}: the chain of hashes is broken there")
 
 
-def _table(archive: Archive, planned: PlannedRange) -> pa.Table:
-    stored = planned.staged
-    assert stored is not None
+def _table(archive: Archive, stored: StagedObject) -> pa.Table:
     if not stored.key.startswith(archive.layout.root + "/"):
         raise StoreRefused(f"a plan names {stored.key}, which lies outside of its lineage: refused")
     try:

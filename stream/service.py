@@ -108,7 +108,8 @@ class Service:
     def run(self, each_turn: Callable[[], None] = lambda: None) -> None:
         """Turn until told to stop or the source ends, then drain. Raises DrainIncomplete, and what a turn raises."""
         loop = self._loop
-        assert loop is not None, "open() comes first"
+        if loop is None:
+            raise RuntimeError("open() comes first")
         while not self._stopping.is_set() and not loop.exhausted:
             loop.turn()
             self._turned = self._doors.clock.monotonic()
@@ -163,8 +164,8 @@ class Service:
             log.info("drained and checkpointed", seq=self.figures.seq)
             return
         raise DrainIncomplete(
-            f"not everything was learned and checkpointed within {self._orders.drain_seconds:.0f} s. Nothing is lost: the "
-            "next start replays it. Raise HEADRACE_STREAM_DRAIN_SECONDS if the store is only slow."
+            f"not everything was learned and checkpointed within {self._orders.drain_seconds:.0f} s. Nothing is lost: "
+            "the next start replays it. Raise HEADRACE_STREAM_DRAIN_SECONDS if the store is only slow."
         )
 
     def _beat(self) -> None:
