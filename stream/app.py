@@ -13,12 +13,13 @@ from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
+from typing import Self
 
 import structlog
 
 from stream import actor, wiring
 from stream.actor import RayLearner
-from stream.api import Health, HttpDoor
+from stream.api import Answer, Health, HttpDoor
 from stream.clocks import SystemClock
 from stream.events import LearnReport
 from stream.host import HostConfig
@@ -133,7 +134,7 @@ class _Entrance:
         self._meter.set("headrace_ready", health.live and health.ready)
         return health
 
-    def recommend(self, user_id: str, top_n: int):  # type: ignore[no-untyped-def]
+    def recommend(self, user_id: str, top_n: int) -> Answer:
         if self.service is None:
             raise TimeoutError("starting")
         return self.service.recommend(user_id, top_n)
@@ -159,7 +160,7 @@ class _Signals:
         self.count = 0
         self.service: Service | None = None
 
-    def __enter__(self) -> _Signals:
+    def __enter__(self) -> Self:
         self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         self.take()
         return self

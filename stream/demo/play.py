@@ -87,7 +87,7 @@ def play(plan: Plan, console: Console) -> dict[str, Any]:
         result = _results(stage, tally)
         console.print("\nFolding the same plans once more, without interruption, in a second learner...")
         result["identical_after_kill"] = _folds_to_same(stage, console)
-        _say_farewell(stage, clicks, console, result)
+        _say_farewell(stage, clicks, console)
     finally:
         actor.disconnect()
     result["seconds"] = round(time.monotonic() - started, 1)
@@ -179,7 +179,7 @@ def _folds_to_same(stage: Stage, console: Console) -> bool:
     return bool(mine == other)
 
 
-def _say_farewell(stage: Stage, clicks: demo_data.Clicks, console: Console, result: dict[str, Any]) -> None:
+def _say_farewell(stage: Stage, clicks: demo_data.Clicks, console: Console) -> None:
     names = load_names(clicks.names) if clicks.names else {}
     user = _last_user(clicks.path, stage.events)
     console.print(f"\nUser {user}'s top ten, and which of their last clicks speak for it:")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.live import Live
@@ -73,16 +74,18 @@ class Screen:
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._drawn = 0.0
 
-    def __enter__(self) -> Screen:
+    def __enter__(self) -> Self:
         if self._live is not None:
             self._live.__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._drawn = 0.0
         self.draw()
         if self._live is not None:
-            self._live.__exit__(*error)
+            self._live.__exit__(kind, error, trace)
 
     def say(self, text: str) -> None:
         """One line that stays."""
@@ -122,7 +125,8 @@ class Screen:
     def _line(self) -> str:
         tally, quality = self._tally, self._tally.quality()
         return (
-            f"{tally.trained:>9,} events  {tally.events_per_second:>7,.0f}/s  users {tally.users:,}  items {tally.items:,}"
+            f"{tally.trained:>9,} events  {tally.events_per_second:>7,.0f}/s"
+            f"  users {tally.users:,}  items {tally.items:,}"
             f"  loss {tally.loss:.3f}  HR@20 {quality['hr20']:.4f} (popularity {quality['hr20_popularity']:.4f})"
             f"  MRR@20 {quality['mrr20']:.4f} (popularity {quality['mrr20_popularity']:.4f})"
             f"  checkpoints {tally.checkpoints}  freshness {tally.delay * 1000:.0f} ms"
