@@ -1,15 +1,15 @@
 """The corridor: one loop that leads clicks from the source to the learner. Holds ports, never clients.
 
-Each `turn` polls, cuts, hands cuts to the committer, hands committed plans to the learner, and collects what the learner
-reports. Nothing in a turn waits longer than a poll: what may take long (the store, the dead letters, bringing the learner
-back) runs on the executor, one job at a time, in order. Numbers in comments are the steps of the cycle.
+Each `turn` polls, cuts, hands cuts to the committer, hands committed plans to the learner, and collects what the
+learner reports. Nothing in a turn waits longer than a poll: what may take long (the store, the dead letters, bringing
+the learner back) runs on the executor, one job at a time, in order. Numbers in comments are the steps of the cycle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -31,14 +31,14 @@ log = structlog.get_logger()
 class Rhythm:
     """How the loop paces itself.
 
-    `poll_events`: at most this many messages a poll. `idle_seconds`: how long a poll may wait when there is nothing else
-    to do; `busy_seconds`: when there is. `in_flight`: plans handed to the learner and not yet learned.
+    `poll_events`: at most this many messages a poll. `idle_seconds`: how long a poll may wait when there is nothing
+    else to do; `busy_seconds`: when there is. `in_flight`: plans handed to the learner and not yet learned.
     `revivals`: how often in a row the learner may die without learning a plan before the loop gives up.
     """
 
-    cut: CutPolicy = CutPolicy()
-    pressure: PressurePolicy = PressurePolicy()
-    checkpoint: CheckpointPolicy = CheckpointPolicy()
+    cut: CutPolicy = field(default_factory=CutPolicy)
+    pressure: PressurePolicy = field(default_factory=PressurePolicy)
+    checkpoint: CheckpointPolicy = field(default_factory=CheckpointPolicy)
     poll_events: int = 10_000
     idle_seconds: float = 0.2
     busy_seconds: float = 0.01
@@ -64,7 +64,10 @@ class Crew:
 
 
 class Loop:
-    """Steps 5 to 14. Begins where `recovery.recover` and the fence ended: the source is assigned, the learner is level."""
+    """Steps 5 to 14.
+
+    Begins where `recovery.recover` and the fence ended: the source is assigned, the learner is level.
+    """
 
     def __init__(self, crew: Crew, rhythm: Rhythm, next_offsets: dict[int, int]) -> None:
         self._crew = crew
@@ -98,7 +101,10 @@ class Loop:
         return [*reasons, *(["reading is paused: the buffer is full"] if self._paused else [])]
 
     def turn(self, *, draining: bool = False) -> None:
-        """One turn, at most about a second. Raises what must stop the process: Fenced, StoreRefused, SourceRefused, ..."""
+        """One turn, at most about a second.
+
+        Raises what must stop the process: Fenced, StoreRefused, SourceRefused, ...
+        """
         now = self._crew.clock.monotonic()
         if not draining:
             self._poll(now)  # 5
@@ -162,7 +168,10 @@ class Loop:
             self._committing = self._crew.executor.submit(self._crew.committer.commit, cut)
 
     def _settle_commit(self) -> None:
-        """Hand a committed plan to the learner (10). While the learner is being brought back, it reads the plan itself."""
+        """Hand a committed plan to the learner (10).
+
+        While the learner is being brought back, it reads the plan itself.
+        """
         if self._committing is None or not self._committing.done():
             return
         committed = self._committing.result()
@@ -254,7 +263,8 @@ class Loop:
 def drain(loop: Loop, clock: Clock, deadline: float, beat: Callable[[], None]) -> bool:
     """Learn and checkpoint what has arrived, until `deadline` (monotonic seconds). True when all of it is safe.
 
-    `beat` is called after each turn. What is not safe is no loss: committed plans are replayed at the next start, and the rest is still at the source.
+    `beat` is called after each turn. What is not safe is no loss: committed plans are replayed at the next start, and
+    the rest is still at the source.
     """
     while clock.monotonic() < deadline:
         loop.turn(draining=True)
