@@ -32,12 +32,7 @@ def test_killed_twice_and_stopped(run: Run) -> None:
     """Produced, learned, killed twice, stopped in order: every offset once, and the model of an unbroken run."""
     published = publish(run)
     for target in (4_000, 9_000):
-        run.start()
-        before = trained(run)
-        run.wait_for(
-            lambda: run.metric("headrace_events_total", outcome="trained") > target - before or at_end(run, published)
-        )
-        run.end(signal.SIGKILL)
+        run_until_killed(run, target, published)
     run.start()
     run.wait_for(lambda: at_end(run, published))
     check_pages(run)
@@ -47,6 +42,16 @@ def test_killed_twice_and_stopped(run: Run) -> None:
     check_dead_letters(run)
     check_model(run)
     check_commands(run)
+
+
+def run_until_killed(run: Run, target: int, published: int) -> None:
+    """Run until more than `target` clicks are trained in all, or everything published is learned; then kill."""
+    run.start()
+    before = trained(run)
+    run.wait_for(
+        lambda: run.metric("headrace_events_total", outcome="trained") > target - before or at_end(run, published)
+    )
+    run.end(signal.SIGKILL)
 
 
 def publish(run: Run) -> int:
