@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +43,7 @@ class Strings:
         """Decode to a list of n Python strings."""
         raw = self.data.tobytes()
         cuts = self.offsets.tolist()
-        return [raw[start:end].decode() for start, end in zip(cuts, cuts[1:], strict=False)]
+        return [raw[start:end].decode() for start, end in pairwise(cuts)]
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -86,7 +87,11 @@ class Batch:
 
     @classmethod
     def of(
-        cls, users: Sequence[str], items: Sequence[str], times: Sequence[int] | Int64, types: Sequence[str] | None = None
+        cls,
+        users: Sequence[str],
+        items: Sequence[str],
+        times: Sequence[int] | Int64,
+        types: Sequence[str] | None = None,
     ) -> Batch:
         """Build a batch from plain columns of equal length; without `types` every click is a `view`."""
         column = types if types is not None else ["view"] * len(users)

@@ -1,4 +1,4 @@
-"""The command line. Parses, delegates, prints; errors say what to do next, and each kind has an exit code of its own."""
+"""The command line. Parses, delegates, prints; errors say what to do next, and each kind has its own exit code."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ _STARTED = time.monotonic()
 
 import os  # noqa: E402
 
-# Before numpy is imported, here and, by inheritance, in an embedded Ray: one BLAS thread per process. More cost a factor of
-# five on a busy machine, and results would depend on their number.
+# Before numpy is imported, here and, by inheritance, in an embedded Ray: one BLAS thread per process. More cost a
+# factor of five on a busy machine, and results would depend on their number.
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
@@ -139,8 +139,8 @@ def produce(
         _print(asdict(done))
     else:
         typer.echo(
-            f"published {done.messages:,} messages ({done.size:,} bytes) to {settings.kafka.topic} in {done.seconds:.1f} s, "
-            f"{done.messages / max(done.seconds, 1e-9):,.0f} a second"
+            f"published {done.messages:,} messages ({done.size:,} bytes) to {settings.kafka.topic} "
+            f"in {done.seconds:.1f} s, {done.messages / max(done.seconds, 1e-9):,.0f} a second"
         )
 
 
@@ -235,8 +235,9 @@ def config(as_json: Json = False) -> None:
 
 def _say_verdict(verdict: Verdict) -> None:
     typer.echo(
-        f"lineage {verdict.lineage}: {verdict.plans:,} plans, {verdict.trained:,} trained, {verdict.rejected:,} rejected, "
-        f"{verdict.duplicates:,} duplicates, {verdict.absent:,} offsets never delivered, {verdict.archived:,} archived; "
+        f"lineage {verdict.lineage}: {verdict.plans:,} plans, {verdict.trained:,} trained, "
+        f"{verdict.rejected:,} rejected, {verdict.duplicates:,} duplicates, "
+        f"{verdict.absent:,} offsets never delivered, {verdict.archived:,} archived; "
         f"{verdict.checkpoints} checkpoints; {verdict.objects:,} objects ({verdict.bytes:,} bytes) verified; "
         f"{verdict.orphans:,} orphans (harmless)"
     )

@@ -1,7 +1,7 @@
 """From a cut to a committed plan: decode, drop duplicates, stage, dead-letter, plan. In that order, because of crashes.
 
-Steps 6, 8 and 9 of the cycle. A crash before the plan exists leaves orphans (a staged object, a dead letter) that the next
-run writes again; a crash after it leaves a plan that the next run replays. The window of event ids moves last.
+Steps 6, 8 and 9 of the cycle. A crash before the plan exists leaves orphans (a staged object, a dead letter) that the
+next run writes again; a crash after it leaves a plan that the next run replays. The window of event ids moves last.
 """
 
 from __future__ import annotations

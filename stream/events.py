@@ -147,7 +147,8 @@ class PlannedRange:
 class Plan:
     """A batch that is committed to: once its object exists in the store, it will be learned, once, in this order.
 
-    `previous_sha256`: hex digest of the preceding plan's bytes ("" for the first). `created_ms`: wall clock, for people.
+    `previous_sha256`: hex digest of the preceding plan's bytes ("" for the first).
+    `created_ms`: wall clock, for people.
     """
 
     lineage: str
@@ -170,7 +171,8 @@ class Plan:
 class PlannedBatch:
     """A committed plan with its clicks, ready for the learner.
 
-    `event_ids`: those of the batch that have one, in order; they enter the dedupe window. `sha256`: of the plan's bytes.
+    `event_ids`: those of the batch that have one, in order; they enter the dedupe window.
+    `sha256`: of the plan's bytes.
     """
 
     plan: Plan
@@ -210,8 +212,8 @@ class LearnReport:
     """What the learner says after one plan. `already_applied`: it had it, nothing changed, the other figures are empty.
 
     `seconds`: wall time by step. `rows`: table sizes by table name. `quality`: decayed means by name
-    (`loss`, `hit_ratio`, `mrr`, `popular_hit_ratio`, `popular_mrr`). `drift`: score by signal. `newest_ms`: event time of
-    the newest click of the batch, 0 when it is empty.
+    (`loss`, `hit_ratio`, `mrr`, `popular_hit_ratio`, `popular_mrr`). `drift`: score by signal. `newest_ms`: event time
+    of the newest click of the batch, 0 when it is empty.
     """
 
     seq: int
@@ -227,8 +229,11 @@ class LearnReport:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRef:
-    """A written checkpoint. `manifest_key` names its MANIFEST; `size` bytes of all parts; `stall_seconds`: how long the
-    learner did not learn because of it; `seconds`: how long it took in all."""
+    """A written checkpoint.
+
+    `manifest_key` names its MANIFEST; `size` bytes of all parts; `stall_seconds`: how long the learner did not learn
+    because of it; `seconds`: how long it took in all.
+    """
 
     seq: int
     manifest_key: str
@@ -240,7 +245,10 @@ class CheckpointRef:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFailed:
-    """A checkpoint that could not be written; the state is unharmed, the next one is due later. `reason`: for a person."""
+    """A checkpoint that could not be written; the state is unharmed, the next one is due later.
+
+    `reason`: for a person.
+    """
 
     reason: str
 

@@ -1,7 +1,7 @@
 """The learner's process: one live model, applied plan by plan. Knows nothing of Ray; `actor.py` puts it into an actor.
 
-Learning, restoring and beginning a checkpoint happen on one thread, in order. Recommending and finishing a checkpoint may
-happen on others: they work on the serving view and on a frozen copy.
+Learning, restoring and beginning a checkpoint happen on one thread, in order. Recommending and finishing a checkpoint
+may happen on others: they work on the serving view and on a frozen copy.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ class LearnerHost:
             return LearnReport(plan.seq, already_applied=True)
         if plan.seq != self._position.seq + 1 or plan.previous_sha256 != self._position.plan_sha256:
             raise LearnerFailed(
-                f"plan {plan.seq} does not follow on plan {self._position.seq}: refused, so that nothing is learned out of order"
+                f"plan {plan.seq} does not follow on plan {self._position.seq}: refused, so that nothing is learned "
+                "out of order"
             )
         report = (
             self._learn(planned) if len(planned.batch) else self._report(plan.seq, Learned(0, math.nan, 0, 0), UNSCORED)

@@ -20,7 +20,10 @@ _READERS = {
 
 
 def load_names(path: Path) -> dict[str, str]:
-    """Names by item id, from Parquet, CSV or JSON lines. Raises ConfigError naming the file and what is wrong with it."""
+    """Names by item id, from Parquet, CSV or JSON lines.
+
+    Raises ConfigError naming the file and what is wrong with it.
+    """
     read = _READERS.get(path.suffix.lower())
     if read is None:
         raise ConfigError(f"{path}: names are read from {', '.join(_READERS)} files")

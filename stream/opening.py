@@ -71,8 +71,8 @@ class Opening:
         if before != self.slots.topic:
             raise ConfigError(
                 f"lineage {self.slots.layout.lineage} has read {before!r} so far, and is now told to read "
-                f"{self.slots.topic!r}: its offsets mean nothing there. Name that one (--topic, HEADRACE_KAFKA_TOPIC), or "
-                "begin another lineage (--lineage, HEADRACE_STORE_LINEAGE)."
+                f"{self.slots.topic!r}: its offsets mean nothing there. Name that one (--topic, HEADRACE_KAFKA_TOPIC), "
+                "or begin another lineage (--lineage, HEADRACE_STORE_LINEAGE)."
             )
 
     def _fence(self, planner: Planner, offsets: dict[int, int]) -> None:

@@ -17,7 +17,10 @@ from stream.patience import Patience
 from stream.ports import Clock, ObjectStore
 
 ASLEEP_SECONDS = 30.0
-"""After a longer pause than this the planner looks whether it has been replaced meanwhile. Far below any grace period."""
+"""After a longer pause than this the planner looks whether it has been replaced meanwhile.
+
+Far below any grace period.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +90,8 @@ class Planner:
             self._slots.store.head(key)
         except NotFound:
             raise Fenced(
-                f"{key}, this process's newest plan, has been collected by another one: this process slept while it was "
-                "replaced, and stops; make sure that only one runs."
+                f"{key}, this process's newest plan, has been collected by another one: this process slept while it "
+                "was replaced, and stops; make sure that only one runs."
             ) from None
 
     def _put(self, plan: Plan, data: bytes) -> None:

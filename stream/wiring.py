@@ -54,8 +54,8 @@ def open_lineage(settings: Settings) -> tuple[ObjectStore, Layout]:
     current = lineage.read(store, options.prefix)
     if not options.lineage and current is None:
         raise ConfigError(
-            f"nothing has been learned at {options.location} under prefix {options.prefix!r} yet: name another store or "
-            "prefix (--store, HEADRACE_STORE, HEADRACE_STORE_PREFIX), or start `headrace run`"
+            f"nothing has been learned at {options.location} under prefix {options.prefix!r} yet: name another store "
+            "or prefix (--store, HEADRACE_STORE, HEADRACE_STORE_PREFIX), or start `headrace run`"
         )
     return store, Layout(options.prefix, options.lineage or current.lineage)  # type: ignore[union-attr]
 

@@ -1,4 +1,4 @@
-"""What the demo replays: a year of real grocery purchases that a package on the Python index carries, or one's own file."""
+"""What the demo replays: one's own file, or a year of real grocery purchases from a package on the Python index."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Clicks:
 def purchases(folder: Path, events: int | None, seed: int) -> Clicks:
     """Write the first `events` purchases of the year (None: all) as clicks, and the products' names, into `folder`.
 
-    The package lists each basket by ascending product number, which would give the next item away: the lines of a basket
-    share one moment, so they are shuffled. Raises ConfigError when the package is not installed.
+    The package lists each basket by ascending product number, which would give the next item away: the lines of a
+    basket share one moment, so they are shuffled. Raises ConfigError when the package is not installed.
     """
     source = _package_data()
     columns = ["household_id", "basket_id", "product_id", "transaction_timestamp"]
