@@ -143,7 +143,7 @@ class LearnerHost:
             dict(manifest.next_offsets),
         )
 
-    def status(self, digest: bool = False) -> dict[str, Any]:
+    def status(self, *, digest: bool = False) -> dict[str, Any]:
         """See `ports.LiveLearner.status`."""
         figures = {
             "seq": self._position.seq,
