@@ -4,6 +4,7 @@
 # left alone (no network) until the lock, pyproject.toml or the checkout's place changes.
 
 PYTHON ?= python3
+TEST_WORKERS ?= 4
 STORE ?= seaweedfs
 DEMO_ARGS ?=
 TEST_ARGS ?=
@@ -53,10 +54,10 @@ demo: venv ## Learn from a year of real purchases, live (DEMO_ARGS="--json --eve
 	@$(BIN)/headrace demo $(DEMO_ARGS)
 
 test: venv ## Run the tests (TEST_ARGS="-k decode")
-	@$(BIN)/python -m pytest $(TEST_ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(TEST_ARGS)
 
 test-services: venv ## Run the tests on a real Kafka and S3 (STORE=seaweedfs or minio)
-	@HEADRACE_TEST_STORE='$(STORE)' $(BIN)/python -m pytest tests/services tests/contract $(TEST_ARGS)
+	@HEADRACE_TEST_STORE='$(STORE)' $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile tests/services tests/contract $(TEST_ARGS)
 
 bench: venv ## Measure speed and quality, one benchmark after another (BENCH_DATA=stream.parquet)
 	@$(BIN)/python -m bench.pipeline $(BENCH_ARGS)

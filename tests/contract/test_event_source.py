@@ -7,10 +7,12 @@ import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import pytest
 from kafka import KafkaProducer
 from kafka.admin import NewPartitions
+from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError
 from kafka.structs import TopicPartition
 
 from stream.clocks import SystemClock
@@ -382,8 +384,9 @@ def test_group_offsets_are_written(kafka: KafkaLog) -> None:
     seen: dict[int, int] = {}
     while seen != {0: 5, 1: 1} and time.monotonic() < deadline:
         time.sleep(0.1)
-        offsets = admin.list_group_offsets({kafka.topic: None})[kafka.topic]
-        seen = {topic.partition: each.offset for topic, each in offsets.items()}
+        with suppress(CoordinatorLoadInProgressError, CoordinatorNotAvailableError):  # a young cluster: ask again
+            offsets = admin.list_group_offsets({kafka.topic: None})[kafka.topic]
+            seen = {topic.partition: each.offset for topic, each in offsets.items()}
     admin.close()
     source.close()
 

@@ -10,7 +10,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,10 +118,7 @@ class Run:
 def ledger(run: Run) -> tuple[dict[int, int], dict[int, int], dict[int, int]]:
     """Trained, rejected and duplicate offsets by partition, read from the bucket with boto3 and json alone."""
     found: tuple[dict[int, int], ...] = ({}, {}, {})
-    client = s3_client(run)
-    listed = client.get_paginator("list_objects_v2").paginate(Bucket=run.bucket, Prefix="headrace/lineage/main/plan/")
-    for key in [row["Key"] for page in listed for row in page.get("Contents", [])]:
-        plan = json.loads(client.get_object(Bucket=run.bucket, Key=key)["Body"].read())["plan"]
+    for plan in stored_plans(run):
         for each in plan["ranges"]:
             counts = (
                 each["staged"]["rows"] if each["staged"] else 0,
@@ -132,11 +130,27 @@ def ledger(run: Run) -> tuple[dict[int, int], dict[int, int], dict[int, int]]:
     return found  # type: ignore[return-value]
 
 
-def s3_client(run: Run) -> Any:
-    return boto3.client(
+@contextmanager
+def s3_client(run: Run) -> Iterator[Any]:
+    """A plain client of the test's own, closed afterwards."""
+    client = boto3.client(
         "s3",
         endpoint_url=run.s3.endpoint,
         aws_access_key_id=run.s3.access_key,
         aws_secret_access_key=run.s3.secret_key,
         region_name="us-east-1",
     )
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def stored_plans(run: Run) -> list[dict[str, Any]]:
+    """All plans in the bucket, in order."""
+    with s3_client(run) as client:
+        listed = client.get_paginator("list_objects_v2").paginate(
+            Bucket=run.bucket, Prefix="headrace/lineage/main/plan/"
+        )
+        keys = [row["Key"] for page in listed for row in page.get("Contents", [])]
+        return [json.loads(client.get_object(Bucket=run.bucket, Key=key)["Body"].read())["plan"] for key in keys]
