@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -190,15 +191,15 @@ def _say_farewell(stage: Stage, clicks: demo_data.Clicks, console: Console) -> N
             if each.score > 0
         ]
         because = f"  because of {' and '.join(reasons)}" if reasons else "  popular just now"
-        console.print(
-            f"  {place:2}. {names.get(suggested.product_id, suggested.product_id):<42}{because}", highlight=False
-        )
+        name = names.get(suggested.product_id, suggested.product_id)
+        console.print(f"  {place:2}. {name:<42}{because}", highlight=False, soft_wrap=True)
     stage.service.close()
     where = stage.config.store.root  # type: ignore[attr-defined]
     named = f" --names {clicks.names}" if clicks.names else ""
+    command = "headrace" if shutil.which("headrace") else os.path.relpath(sys.argv[0])
     console.print(
-        f"\nTry next:\n  headrace recommend {user} --store {where}{named}\n  headrace verify --store {where}\n"
-        "  headrace demo --data YOUR.parquet      your own clicks: user_id, product_id, timestamp",
+        f"\nTry next:\n  {command} recommend {user} --store {where}{named}\n  {command} verify --store {where}\n"
+        f"  {command} demo --data YOUR.parquet      your own clicks: user_id, product_id, timestamp",
         soft_wrap=True,
         highlight=False,
     )

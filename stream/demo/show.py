@@ -25,6 +25,7 @@ class Tally:
     batches: int = 0
     users: int = 0
     items: int = 0
+    new_users: int = 0
     new_items: int = 0
     scored: int = 0
     sums: list[float] = field(default_factory=lambda: [0.0] * 4)
@@ -44,7 +45,7 @@ class Tally:
         self.trained += report.learned.clicks
         self.batches += 1
         self.users, self.items = report.rows["users"], report.rows["items"]
-        self.new_items = report.learned.new_items
+        self.new_users, self.new_items = report.learned.new_users, report.learned.new_items
         self.scored += scores.scored
         parts = (scores.mrr, scores.hits, scores.popular_mrr, scores.popular_hits)
         self.sums = [total + part for total, part in zip(self.sums, parts, strict=True)]
@@ -107,7 +108,8 @@ class Screen:
         table = Table.grid(padding=(0, 2))
         rows = [
             ("events", f"{tally.trained:,} of {tally.events:,}", f"{tally.events_per_second:,.0f} a second"),
-            ("users", f"{tally.users:,}", f"items {tally.items:,}, {tally.new_items:,} new in the last batch"),
+            ("users", f"{tally.users:,}", f"{tally.new_users:,} new in the last batch"),
+            ("items", f"{tally.items:,}", f"{tally.new_items:,} new in the last batch"),
             ("loss", f"{tally.loss:.3f}", "nats, decayed mean"),
             ("HR@20", f"{quality['hr20']:.4f}", f"popularity alone {quality['hr20_popularity']:.4f}"),
             ("MRR@20", f"{quality['mrr20']:.4f}", f"popularity alone {quality['mrr20_popularity']:.4f}"),
