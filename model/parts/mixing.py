@@ -13,6 +13,9 @@ from model.config import LearnerConfig
 
 FIRST_SCALE = 0.3
 """The embedding's weight at the start: it must earn its say."""
+FIRST_POPULARITY = 1.0
+"""The yardstick's weight at the start: a softmax over log shares of popularity is that popularity itself, so a model that
+has learned nothing yet ranks by it."""
 AVERAGING = 0.9
 
 
@@ -24,6 +27,7 @@ class Mixing:
         self.counters = len(config.half_lives_hours)
         self.values = np.zeros(size)
         self.values[0] = FIRST_SCALE
+        self.values[1 + config.baseline_half_life] = FIRST_POPULARITY
         self.served = self.values.copy()
         self.fisher = np.zeros((size, size))
         self.gradient = np.zeros(size)

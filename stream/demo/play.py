@@ -42,8 +42,8 @@ from stream.replay.source import FileDeadLetters, ReplaySource
 from stream.service import Doors, Orders, Service
 from stream.store.directory import DirectoryStore
 
-BATCH_ROWS = 2000
-CHECKPOINT_BATCHES = 100
+BATCH_ROWS = 1000
+CHECKPOINT_BATCHES = 200
 WINDOW = 100_000
 IN_FLIGHT = 4
 
@@ -116,7 +116,12 @@ def _stage(plan: Plan, clicks: demo_data.Clicks) -> Stage:
     learner, clock, meter = RayLearner(config), SimulatedClock(), PrometheusMeter()
     rows = open_rows(clicks.path, plan.events)
     doors = Doors(
-        ReplaySource(rows, clock=clock), FileDeadLetters(plan.folder / "rejects.jsonl"), store, learner, clock, meter
+        ReplaySource(rows, partitions=1, clock=clock),
+        FileDeadLetters(plan.folder / "rejects.jsonl"),
+        store,
+        learner,
+        clock,
+        meter,
     )
     kept = CheckpointPolicy(batches=CHECKPOINT_BATCHES, seconds=30.0, grace_seconds=1e9)
     rhythm = Rhythm(cut=CutPolicy(rows=BATCH_ROWS), checkpoint=kept, in_flight=IN_FLIGHT)

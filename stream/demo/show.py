@@ -128,7 +128,7 @@ class Screen:
         tally, quality = self._tally, self._tally.quality()
         return (
             f"{tally.trained:>9,} events  {tally.events_per_second:>7,.0f}/s"
-            f"  users {tally.users:,}  items {tally.items:,}"
+            f"  users {tally.users:,} (+{tally.new_users:,})  items {tally.items:,} (+{tally.new_items:,})"
             f"  loss {tally.loss:.3f}  HR@20 {quality['hr20']:.4f} (popularity {quality['hr20_popularity']:.4f})"
             f"  MRR@20 {quality['mrr20']:.4f} (popularity {quality['mrr20_popularity']:.4f})"
             f"  checkpoints {tally.checkpoints}  freshness {tally.delay * 1000:.0f} ms"
