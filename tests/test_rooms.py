@@ -93,6 +93,15 @@ def test_imports_point_inward(module: str) -> None:
     assert strangers == set()
 
 
+def test_no_imports_in_a_circle() -> None:
+    """Modules can be read from the ground up: none imports, by whatever way round, itself."""
+    below = {module: set(imports(path)) - {module} for module, path in modules().items()}
+    while leaves := {module for module, found in below.items() if not found & below.keys()}:
+        below = {module: found for module, found in below.items() if module not in leaves}
+
+    assert below == {}
+
+
 def test_model_knows_no_world() -> None:
     """Arithmetic imports neither the stream nor anything that talks to the world."""
     clients = {"kafka", "boto3", "botocore", "ray", "prometheus_client", "starlette"}

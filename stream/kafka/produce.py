@@ -14,7 +14,8 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 
 from stream.errors import ConfigError, HeadraceError, SourceRefused
 from stream.kafka.link import REFUSALS, KafkaSettings, connect, ensure_topic, refused, retention_ms
-from stream.replay.readers import Rows, open_rows
+from stream.replay.readers import open_rows
+from stream.replay.rows import Rows
 
 BLOCK_ROWS = 4096
 TICK_SECONDS = 0.05

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from model.batch import Int64
 from stream.errors import ConfigError
-from stream.replay.readers import Indices, UInt32
+from stream.replay.rows import Indices, UInt32
 from stream.stamps import Refused, Timestamp, read, read_all
 
 REQUIRED = ("user_id", "product_id")

@@ -11,7 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from zlib import crc32
 
 import msgspec
@@ -22,9 +22,9 @@ from model.batch import Int64
 from stream.decode import DecodeRules, decode_chunk
 from stream.errors import ConfigError
 from stream.events import RawChunk
+from stream.replay.columns import ColumnRows
+from stream.replay.rows import Indices, Rows, UInt32
 
-UInt32 = npt.NDArray[np.uint32]
-Indices = Int64 | range
 Source = str | os.PathLike[str] | Iterable[Mapping[str, Any] | bytes | None]
 
 PARQUET_MAGIC = b"PAR1"
@@ -32,29 +32,6 @@ _BLOCK_ROWS = 16_384
 _SCAN_BYTES = 1 << 24
 _RULES = DecodeRules(message_bytes_max=1 << 20)
 _encode = msgspec.json.Encoder().encode
-
-
-class Rows(Protocol):
-    """n rows in stream order. `hashes` uint32 [n]: crc32 of the user id in UTF-8, 0 where a row has none. `times`
-    int64 [n]: event time in milliseconds since the epoch, 0 where a row has none that can be read.
-    """
-
-    @property
-    def hashes(self) -> UInt32: ...
-
-    @property
-    def times(self) -> Int64: ...
-
-    def __len__(self) -> int: ...
-
-    def lines(self, indices: Indices) -> list[bytes | None]:
-        """The rows at `indices`, each as one JSON text."""
-
-    def keys(self, indices: Indices) -> list[bytes | None]:
-        """The user ids at `indices` in UTF-8; None where a row has none."""
-
-    def line_number(self, index: int) -> int:
-        """Where the row at `index` stands in its file, counted from 1, as an editor counts."""
 
 
 def open_rows(source: Source, limit: int | None = None) -> Rows:
@@ -67,8 +44,6 @@ def open_rows(source: Source, limit: int | None = None) -> Rows:
     path = Path(source)
     head = _head(path)
     if head.startswith(PARQUET_MAGIC):
-        from stream.replay.columns import ColumnRows
-
         return ColumnRows(path, limit)
     _check_is_lines(path, head)
     return FileLines(path, limit)

@@ -17,7 +17,8 @@ from stream.clocks import SimulatedClock, SystemClock
 from stream.errors import ConfigError, SourceRefused, StoreUnavailable
 from stream.events import RawChunk, Reject
 from stream.ports import Clock
-from stream.replay.readers import Rows, Source, open_rows
+from stream.replay.readers import Source, open_rows
+from stream.replay.rows import Rows
 
 POLL_SECONDS_MAX = 1.0
 _SCAN_ROWS_MIN = 4096
