@@ -8,7 +8,7 @@ to delete for the next time, never a plan whose clicks are gone and that someone
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, takewhile
@@ -127,13 +127,16 @@ def _staged(group: Sequence[Plan]) -> Iterator[StagedObject]:
     return (planned.staged for plan in group for planned in plan.ranges if planned.staged is not None)
 
 
-def tolerant(collector: Collector) -> Collected:
-    """Collect group after group; an object that a second collector removed meanwhile ends it, and is no error."""
+def tolerant(collector: Collector, closing: Callable[[], bool] = lambda: False) -> Collected:
+    """Collect group after group, until `closing`.
+
+    An object that a second collector removed meanwhile ends it too, and is no error.
+    """
     objects = archived = 0
     with suppress(NotFound):
         for _ in range(GROUPS_MAX):
             done = collector.collect()
-            if not done.objects:
-                break
             objects, archived = objects + done.objects, archived + done.archived
+            if not done.objects or closing():
+                break
     return Collected(objects, archived)

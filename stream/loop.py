@@ -7,6 +7,7 @@ the learner back) runs on the executor, one job at a time, in order. Numbers in 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ from stream.ports import Clock, EventSource, Executor, LiveLearner
 from stream.recovery import Archive, recover
 
 log = structlog.get_logger()
+STORE_SECONDS = 10.0
+"""A commit that takes longer than this waits for the store: clicks are not being learned."""
+_BREATH_SECONDS = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,10 @@ class Rhythm:
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """Everybody the loop works with. `archive` reads what `committer` wrote; `janitor` never delays a commit."""
+    """Everybody the loop works with. `archive` reads what `committer` wrote; `janitor` never delays a commit.
+
+    `closing`: whether the process is about to end, and garbage is left to the next one.
+    """
 
     source: EventSource
     learner: LiveLearner
@@ -61,6 +68,7 @@ class Crew:
     janitor: Executor
     clock: Clock
     figures: Figures
+    closing: Callable[[], bool] = lambda: False
 
 
 class Loop:
@@ -79,7 +87,8 @@ class Loop:
         self._ticked = self._listed = now
         self._paused = False
         self._committing: Future[Committed] | None = None
-        self._reviving: Future[Any] | None = None
+        self._commit_begun = now
+        self._reviving: Future[list[LearnReport]] | None = None
         self._collecting: Future[Any] | None = None
         self._checkpointing = False
         self._deaths = 0
@@ -98,6 +107,9 @@ class Loop:
     def waiting_for(self) -> list[str]:
         """Why clicks are not being learned just now; empty when they are."""
         reasons = ["the learner was lost and is being brought back"] if self._reviving is not None else []
+        waited = self._crew.clock.monotonic() - self._commit_begun
+        if self._committing is not None and waited > STORE_SECONDS:
+            reasons.append(f"a batch has been waiting for {waited:.0f} s for the store, or for the dead letters")
         return [*reasons, *(["reading is paused: the buffer is full"] if self._paused else [])]
 
     def turn(self, *, draining: bool = False) -> None:
@@ -112,6 +124,8 @@ class Loop:
         self._settle_commit()
         self._settle_revival()
         self._collect_reports(0.05 if draining else 0.0)
+        if draining and not self._crew.learner.in_flight():
+            time.sleep(_BREATH_SECONDS)  # what is waited for runs on another thread, which needs the processor
         self._commit_if_due(now, draining=draining)  # 6 to 9
         self._checkpoint_if_due(now)  # 11
         self._tick(now)
@@ -119,10 +133,15 @@ class Loop:
     def checkpoint(self) -> None:
         """Begin a checkpoint of all that was learned since the last, if anything was and none is being written."""
         now = self._crew.clock.monotonic()
-        if self._cadence.allowed(now) and not self._checkpointing and self._reviving is None:
+        if not self._cadence.allowed(now) or self._checkpointing or self._reviving is not None:
+            return
+        try:
             self._crew.learner.begin_checkpoint()
-            self._cadence.begun(now)
-            self._checkpointing = True
+        except LearnerLost as lost:
+            self._revive(lost)
+            return
+        self._cadence.begun(now)
+        self._checkpointing = True
 
     @property
     def settled(self) -> bool:
@@ -165,6 +184,7 @@ class Loop:
         reason = self._batcher.due(now) or ("drain" if draining or self._crew.source.exhausted() else None)
         cut = self._batcher.cut(reason) if reason else None  # 7
         if cut is not None:
+            self._commit_begun = now
             self._committing = self._crew.executor.submit(self._crew.committer.commit, cut)
 
     def _settle_commit(self) -> None:
@@ -212,7 +232,7 @@ class Loop:
 
     def _collect_garbage(self) -> None:
         try:
-            collected = tolerant(self._crew.collector)
+            collected = tolerant(self._crew.collector, self._crew.closing)
             self._crew.figures.collected(collected)
         except HeadraceError as error:  # garbage can wait; the stream cannot
             log.warning("garbage not collected, next try after the next checkpoint", error=str(error))
@@ -227,29 +247,30 @@ class Loop:
         self._checkpointing = False
         self._reviving = self._crew.executor.submit(self._bring_back)
 
-    def _bring_back(self) -> int:
+    def _bring_back(self) -> list[LearnReport]:
+        """What the learner said of each plan replayed: counted by the loop, which may first have to settle a commit."""
         self._crew.learner.start()
-        crew = self._crew
-        return recover(crew.archive, crew.learner, self._rhythm.in_flight, crew.figures.learned).replayed
+        reports: list[LearnReport] = []
+        recover(self._crew.archive, self._crew.learner, self._rhythm.in_flight, reports.append)
+        return reports
 
     def _settle_revival(self) -> None:
-        if self._reviving is None or not self._reviving.done():
+        if self._reviving is None or self._committing is not None or not self._reviving.done():
             return
         revival, self._reviving = self._reviving, None
         try:
-            replayed = revival.result()
+            reports = revival.result()
         except LearnerLost as lost:
             self._revive(lost)
             return
-        self._cadence.learned(replayed)
-        log.info("learner is back", replayed=replayed)
+        for report in reports:
+            self._crew.figures.learned(report)
+        self._cadence.learned(len(reports))
+        log.info("learner is back", replayed=len(reports))
 
     def _checkpoint_if_due(self, now: float) -> None:
         if self._cadence.due(now):
-            try:
-                self.checkpoint()
-            except LearnerLost as lost:
-                self._revive(lost)
+            self.checkpoint()
 
     def _tick(self, now: float) -> None:
         if now - self._ticked < self._rhythm.tick_seconds:

@@ -15,8 +15,8 @@ from stream.collector import Collector
 from stream.committer import Committer, Desk
 from stream.decode import DecodeRules
 from stream.dedupe import Window
-from stream.errors import DrainIncomplete
-from stream.events import Recommendation
+from stream.errors import Conflict, DrainIncomplete, StoreUnavailable
+from stream.events import LearnReport, Recommendation
 from stream.figures import Figures
 from stream.loop import Crew, Loop, Rhythm, drain
 from stream.naming import Layout
@@ -77,7 +77,18 @@ class Service:
         self._turned = doors.clock.monotonic()
 
     def open(self) -> Opened:
-        """Steps 1 to 4. Raises StoreRefused, SourceRefused, LearnerFailed, Fenced; what may pass is waited for."""
+        """Steps 1 to 4. Raises StoreRefused, SourceRefused, LearnerFailed, Fenced; what may pass is waited for.
+
+        Raises DrainIncomplete when asked to stop while it waits for the store, or replays.
+        """
+        try:
+            return self._open()
+        except (StoreUnavailable, Conflict) as error:
+            if not self.stopping:
+                raise
+            raise _stopped_early() from error
+
+    def _open(self) -> Opened:
         doors, orders = self._doors, self._orders
         patience = Patience(Backoff(), self._give_up.wait, doors.meter)
         starting = self._worker.submit(doors.learner.start)  # seconds, which the probe need not wait for
@@ -85,7 +96,7 @@ class Service:
         starting.result()
         archive = Archive(doors.store, orders.layout, patience, doors.meter)
         slots = Slots(doors.store, orders.layout, orders.topic, doors.clock, patience, lambda: uuid.uuid4().hex)
-        opening = Opening(slots, archive, doors.learner, doors.source, orders.start, self.figures.learned)
+        opening = Opening(slots, archive, doors.learner, doors.source, orders.start, self._replayed)
         opened = opening.take_over()
         self.figures.opened(opened.planner.head.seq, opened.planner.head.epoch)
         desk = Desk(doors.store, orders.layout, orders.topic, orders.rules, doors.dead_letters, patience, self._stagers)
@@ -100,7 +111,9 @@ class Service:
             self._janitor,
             doors.clock,
             self.figures,
+            self._give_up.is_set,
         )
+        self._turned = doors.clock.monotonic()
         self._loop = Loop(crew, orders.rhythm, opened.next_offsets)
         self.opened = opened
         return opened
@@ -117,7 +130,7 @@ class Service:
         self._drain(loop)
 
     def stop(self) -> None:
-        """Ask for an orderly end. While still opening, waiting for the store ends at once."""
+        """Ask for an orderly end. While still opening, waiting for the store ends at once, and replaying soon."""
         self._stopping.set()
         if self._loop is None:
             self._give_up.set()
@@ -131,7 +144,10 @@ class Service:
         """Release everything; whatever was not committed is left to the next start. Idempotent."""
         self._give_up.set()
         for pool in (self._worker, self._janitor):
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._doors.learner.close()  # ends a replay that a worker may be in the middle of
+        for pool in (self._worker, self._janitor):
+            pool.shutdown(wait=True)
         self._stagers.shutdown(wait=True, cancel_futures=True)
         for port in (self._doors.learner, self._doors.source, self._doors.dead_letters):
             port.close()
@@ -153,6 +169,11 @@ class Service:
         age = max(0.0, self._doors.clock.now() - self.figures.trained_at) if self.figures.trained_at else 0.0
         return Answer(items, self.figures.seq, age)
 
+    def _replayed(self, report: LearnReport) -> None:
+        self.figures.learned(report)
+        if self._give_up.is_set() and report.learned is not None and report.learned.clicks:
+            raise _stopped_early()
+
     def _details(self) -> dict[str, object]:
         opened = self.opened
         epoch = opened.planner.head.epoch if opened is not None else 0
@@ -170,3 +191,7 @@ class Service:
 
     def _beat(self) -> None:
         self._turned = self._doors.clock.monotonic()
+
+
+def _stopped_early() -> DrainIncomplete:
+    return DrainIncomplete("stopped as asked while still opening. Nothing is lost: the next start begins anew.")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from stream import checkpoint, plans
 from stream.batching import CutPolicy, PressurePolicy
+from stream.clocks import SystemClock
 from stream.errors import ConfigError, DrainIncomplete, Fenced, LearnerFailed, StoreRefused, StoreUnavailable
 from stream.events import Plan
-from stream.loop import Rhythm
+from stream.loop import Loop, Rhythm, drain
 from stream.policy import CheckpointPolicy
 from stream.ports import ObjectStore
+from stream.service import Service
 from tests.fakes import FakeClock, MemoryStore
 from tests.rigs import LAYOUT, RHYTHM, Rig, clicks, folded
 
@@ -232,6 +237,165 @@ def test_admits_new_partitions() -> None:
     for planned in [each for plan in stored(rig.store) for each in plan.ranges]:
         trained[planned.partition] = trained.get(planned.partition, 0) + plans.count(planned)[0]
     assert trained == dict(rig.source.end())
+
+
+def test_learner_lost_as_last_checkpoint_begins() -> None:
+    """A learner that dies between the last plan and the last checkpoint is brought back, and the drain ends well."""
+    rig = Rig(MemoryStore(), clicks(100), rhythm=_rarely())
+    loop = _opened(rig.service)
+    while not loop.exhausted:
+        loop.turn()
+    beats = itertools.count()
+
+    def die_once() -> None:
+        if next(beats) == 0:
+            rig.learner.kill()
+
+    assert drain(loop, rig.clock, rig.clock.monotonic() + 1.0, die_once)
+    assert rig.learner.starts == 2
+    assert [seq for seq, _ in checkpoint.complete(rig.store, LAYOUT)] == [stored(rig.store)[-1].seq]
+
+
+def test_live_right_after_a_long_opening() -> None:
+    """How long opening took is not held against the loop, which has not had its first turn yet."""
+    rig = Rig(MemoryStore(), clicks(10))
+    start = rig.learner.start
+
+    def slowly() -> None:
+        rig.clock.advance(300.0)
+        start()
+
+    rig.learner.start = slowly  # type: ignore[method-assign]
+    rig.service.open()
+
+    assert rig.service.health().live
+
+
+def test_not_ready_while_the_store_is_down() -> None:
+    """Readiness says so when a batch waits for the store, and takes it back when the store answers again."""
+    rig = Rig(MemoryStore(), clicks(400))
+    service = _threaded(rig)
+    loop = _opened(service)
+    rig.store.trouble = _no_puts  # type: ignore[attr-defined]
+    _turn_until(loop, lambda: rig.meter.value("headrace_store_retries_total") > 0)
+    ready_at_first = service.health().ready
+    rig.clock.advance(11.0)
+    loop.turn()
+    service._beat()
+    during = service.health()
+    rig.store.trouble = lambda *_: None  # type: ignore[attr-defined]
+    _turn_until(loop, lambda: loop.exhausted)
+    after = service.health()
+    service.close()
+
+    assert ready_at_first
+    assert (during.live, during.ready) == (True, False)
+    assert "store" in during.reasons[0]
+    assert after.ready
+
+
+def test_drain_leaves_the_processor_to_others() -> None:
+    """While a drain can only wait for the store, it does not turn as fast as it can."""
+    rig = Rig(MemoryStore(), clicks(100))
+    service = _threaded(rig)
+    loop = _opened(service)
+    rig.store.trouble = _no_puts  # type: ignore[attr-defined]
+    loop.turn()
+    turns: list[None] = []
+    clock = SystemClock()
+    drained = drain(loop, clock, clock.monotonic() + 0.5, lambda: turns.append(None))
+    service.close()
+
+    assert not drained
+    assert len(turns) <= 101
+
+
+def test_close_does_not_wait_for_a_revival() -> None:
+    """Whatever is left to replay after the learner was lost, closing ends it."""
+    rig = Rig(MemoryStore(), clicks(400), rhythm=_rarely())
+    service = _threaded(rig)
+    loop = _opened(service)
+    _turn_until(loop, lambda: rig.meter.value("headrace_learned_seq") >= 3)
+    rig.learner.kill()
+    asleep = threading.Event()
+
+    def sleep() -> bool:
+        time.sleep(0.01)
+        asleep.set()
+        return False
+
+    rig.learner.is_awake = sleep
+    loop.turn()
+    assert asleep.wait(10.0)
+    closing = threading.Thread(target=service.close, daemon=True)
+    closing.start()
+    closing.join(5.0)
+
+    assert not closing.is_alive()
+
+
+def test_counts_a_plan_that_the_revival_learned() -> None:
+    """A plan committed as the learner is lost is replayed by the revival, and its rejects are counted all the same."""
+    rows = [*clicks(39), b"not json", *clicks(80)[40:]]
+    rig = Rig(MemoryStore(), rows, rhythm=_rarely(), partitions=1)
+    loop = _opened(rig.service)
+    while loop._committing is None:
+        loop.turn()
+    rig.learner.kill()
+    loop._collect_reports(0.0)  # the commit is done and not settled yet
+    rig.service.run()
+
+    assert rig.meter.value("headrace_events_total", outcome="trained") == 79
+    assert rig.meter.value("headrace_events_total", outcome="rejected") == 1
+    assert not rig.service.figures._pending
+
+
+def test_stops_while_opening() -> None:
+    """Asked to stop while it replays, or while the store is down, it stops at once and says that nothing is lost."""
+    rig = Rig(MemoryStore(), clicks(400), rhythm=_rarely())
+    rig.store.trouble = _no_checkpoint  # type: ignore[attr-defined]
+    rig.service.open()
+    while not rig.service._loop.exhausted:  # type: ignore[union-attr]
+        rig.service._loop.turn()  # type: ignore[union-attr]
+    again = Rig(rig.store, clicks(400))
+    again.learner.is_awake = lambda: not again.service.stop()  # type: ignore[func-returns-value]
+    with pytest.raises(DrainIncomplete, match="opening"):
+        again.service.open()
+
+    down = Rig(MemoryStore(), clicks(10))
+    down.store.trouble = _no_puts  # type: ignore[attr-defined]
+    down.service.stop()
+    with pytest.raises(DrainIncomplete, match="opening"):
+        down.service.open()
+
+
+def _threaded(rig: Rig) -> Service:
+    """The rig's service with threads of its own, as it runs in earnest."""
+    return Service(rig.service._doors, rig.service._orders)
+
+
+def _opened(service: Service) -> Loop:
+    service.open()
+    assert service._loop is not None
+    return service._loop
+
+
+def _turn_until(loop: Loop, done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20.0
+    while not done():
+        assert time.monotonic() < deadline
+        loop.turn()
+        time.sleep(0.001)
+
+
+def _rarely() -> Rhythm:
+    """A rhythm that checkpoints only at the end."""
+    return replace(RHYTHM, checkpoint=CheckpointPolicy(batches=10**6, seconds=1e9))
+
+
+def _no_puts(call: str, _key: str) -> None:
+    if call == "put":
+        raise StoreUnavailable("connection refused")
 
 
 def _tidy() -> Rhythm:
