@@ -192,4 +192,6 @@ class RayLearner:
 
 
 def _lost(error: Exception) -> LearnerLost:
-    return LearnerLost(f"the learner's process is gone or out of reach: {type(error).__name__}: {error}")
+    # Ray's own text goes on for a screen about what else may have killed it.
+    first = next(iter(str(error).splitlines()), "")
+    return LearnerLost(f"the learner's process is gone or out of reach: {type(error).__name__}: {first}")

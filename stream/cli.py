@@ -40,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, for programs.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")]
 Store = Annotated[
     str | None, typer.Option("--store", help="`s3` or a local directory; else HEADRACE_STORE.", show_default=False)
 ]
@@ -138,6 +138,8 @@ def produce(
     if as_json:
         _print(asdict(done))
     else:
+        if done.created:
+            typer.echo(f"made the topic {settings.kafka.topic}, which was not there, with {partitions} partitions")
         typer.echo(
             f"published {done.messages:,} messages ({done.size:,} bytes) to {settings.kafka.topic} "
             f"in {done.seconds:.1f} s, {done.messages / max(done.seconds, 1e-9):,.0f} a second"
@@ -183,7 +185,7 @@ def checkpoints(store: Store = None, lineage: Lineage = None, as_json: Json = Fa
     if as_json:
         _print(rows)
     else:
-        _table(rows, f"checkpoints of lineage {layout.lineage}")
+        _table([_brief(row) for row in rows], f"checkpoints of lineage {layout.lineage}")
 
 
 @app.command()
@@ -261,11 +263,24 @@ def _print(value: Any) -> None:
     sys.stdout.write(json.dumps(value, default=str) + "\n")
 
 
+def _brief(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's row for eighty columns: minutes (UTC), thousands apart, mebibytes, four decimals."""
+    shown = dict(row)
+    shown["when"] = str(row.get("when") or "")[:16].replace("T", " ")
+    shown["size"] = f"{(row.get('size') or 0) / 2**20:,.1f} MiB"
+    for name, value in shown.items():
+        if isinstance(value, float):
+            shown[name] = f"{value:.4f}"
+        elif isinstance(value, int):
+            shown[name] = f"{value:,}"
+    return shown
+
+
 def _table(rows: Iterable[Mapping[str, Any]], title: str) -> None:
     rows = list(rows)
-    table = Table(title=title)
+    table = Table(title=title, box=None, pad_edge=False)
     for name in rows[0] if rows else ["nothing"]:
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name in {"when", "name"})
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     Console().print(table)

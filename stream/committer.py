@@ -78,6 +78,10 @@ class Committer:
         """New partitions, and where their first range must begin."""
         self._next_offsets.update(next_offsets)
 
+    def check(self) -> None:
+        """Raises Fenced when another writer has taken the lineage over."""
+        self._planner.check()
+
     def commit(self, cut: Cut) -> Committed:
         """Commit one batch. Raises Fenced, StoreRefused, SourceRefused; nothing is half done then: see the module."""
         watch = _Watch()

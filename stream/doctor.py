@@ -14,7 +14,9 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal, cast
+
+from botocore.exceptions import ClientError
 
 from stream import actor
 from stream.errors import ConfigError, HeadraceError
@@ -127,7 +129,10 @@ def _skew(seconds: float) -> Check:
 def _store_seconds(settings: Settings) -> float:
     """What the store's clock says, seconds since the epoch, from the Date of a reply."""
     client = S3Store(s3_settings(settings)).client
-    reply = client.head_bucket(Bucket=settings.store.bucket)
+    try:
+        reply: Mapping[str, Any] = client.head_bucket(Bucket=settings.store.bucket)
+    except ClientError as error:  # a refusal has a date too; what is refused is another check's finding
+        reply = cast("Mapping[str, Any]", error.response)
     return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
 
 

@@ -73,7 +73,7 @@ class CheckpointInvalid(HeadraceError):
 
 EXIT_CODES: dict[int, str] = {
     0: "stopped as asked: drained and checkpointed",
-    1: "an error that Headrace did not foresee (a bug, or a broken machine)",
+    1: "verify: a breach; doctor: a failed check; else an error without a code of its own (a broken machine, a bug)",
     2: "configuration or usage error",
     3: "fenced: another writer has taken over this lineage",
     4: "the object store refused: no bucket, wrong credentials, no conditional writes, damaged or missing objects",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import sys
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 MASK: Final = "********"
+SELDOM_SECONDS: Final = 30.0
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _SECRET_KEY: Final = re.compile(
     r"password|passwd|secret|token|credential|authorization|access_?key|api_?key", re.IGNORECASE
@@ -47,11 +49,33 @@ def configure(
     )
     handler = logging.StreamHandler(out)
     handler.setFormatter(_Masking(shared, _renderer(style, out), secrets))
+    handler.addFilter(_Seldom())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(LEVELS[level])
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(LEVELS[level], logging.WARNING))
+    # Warns when a call takes a tenth of a second, which on a busy machine means nothing.
+    logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
+
+
+class _Seldom(logging.Filter):
+    """Kafka's client repeats itself several times a second while a broker is away: one line of each of its modules in
+    `SELDOM_SECONDS` is enough, beside what Headrace says itself.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is shown."""
+        if record.name.partition(".")[0] != "kafka":
+            return True
+        if record.created - self._said.get(record.name, -math.inf) < SELDOM_SECONDS:
+            return False
+        self._said[record.name] = record.created
+        return True
 
 
 class _Masking(structlog.stdlib.ProcessorFormatter):
@@ -112,5 +136,6 @@ def _mask_keys(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
 
 def _event_first(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """What happened, how bad, when; then the rest."""
+    event.pop("_ray_timestamp_ns", None)  # Ray adds it to every record of the process
     first: dict[str, Any] = {key: event.pop(key) for key in ("event", "level", "time") if key in event}
     return {**first, **event}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ import structlog
 from stream.batching import Batcher, CutPolicy, PressurePolicy
 from stream.collector import Collector, tolerant
 from stream.committer import Committed, Committer
-from stream.errors import HeadraceError, LearnerFailed, LearnerLost
+from stream.errors import HeadraceError, LearnerFailed, LearnerLost, SourceRefused, StoreUnavailable
 from stream.events import CheckpointFailed, CheckpointRef, LearnReport
 from stream.figures import Figures
 from stream.policy import CheckpointCadence, CheckpointPolicy
@@ -50,6 +51,7 @@ class Rhythm:
     revivals: int = 3
     tick_seconds: float = 1.0
     partitions_seconds: float = 60.0
+    check_seconds: float = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,8 @@ class Loop:
         self._polled = dict(next_offsets)
         now = crew.clock.monotonic()
         self._cadence = CheckpointCadence(rhythm.checkpoint, now)
-        self._ticked = self._listed = now
+        self._ticked = self._listed = self._checked = now
+        self._checking: Future[None] | None = None
         self._paused = False
         self._committing: Future[Committed] | None = None
         self._commit_begun = now
@@ -92,6 +95,10 @@ class Loop:
         self._collecting: Future[Any] | None = None
         self._checkpointing = False
         self._deaths = 0
+
+    def owe(self, plans: int) -> None:
+        """So many plans are in the model and in no checkpoint: those that were replayed at the start."""
+        self._cadence.learned(plans)
 
     @property
     def idle(self) -> bool:
@@ -128,6 +135,7 @@ class Loop:
             time.sleep(_BREATH_SECONDS)  # what is waited for runs on another thread, which needs the processor
         self._commit_if_due(now, draining=draining)  # 6 to 9
         self._checkpoint_if_due(now)  # 11
+        self._check_if_idle(now)
         self._tick(now)
 
     def checkpoint(self) -> None:
@@ -162,8 +170,12 @@ class Loop:
         """A partition that was added is read from its beginning: nothing was published to it before it existed."""
         new = set(self._crew.source.partitions()) - set(self._polled)
         if new:
+            try:
+                beginning = self._crew.source.beginning()
+            except SourceRefused as error:  # a broker in trouble: they are there the next time as well
+                log.warning("new partitions, and no answer where they begin; asking again later", error=str(error))
+                return
             log.info("new partitions", partitions=sorted(new))
-            beginning = self._crew.source.beginning()
             self._polled |= {partition: beginning[partition] for partition in new}
             self._crew.committer.admit({partition: beginning[partition] for partition in new})
             self._crew.source.assign(self._polled)
@@ -271,6 +283,17 @@ class Loop:
     def _checkpoint_if_due(self, now: float) -> None:
         if self._cadence.due(now):
             self.checkpoint()
+
+    def _check_if_idle(self, now: float) -> None:
+        """A service without clicks would learn only from its next plan that it has been replaced: look now and then."""
+        if self._checking is not None:
+            if self._checking.done():
+                checking, self._checking = self._checking, None
+                with suppress(StoreUnavailable):  # it is asked again
+                    checking.result()
+        elif self.idle and now - self._checked >= self._rhythm.check_seconds:
+            self._checked = now
+            self._checking = self._crew.executor.submit(self._crew.committer.check)
 
     def _tick(self, now: float) -> None:
         if now - self._ticked < self._rhythm.tick_seconds:

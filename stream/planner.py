@@ -60,6 +60,18 @@ class Planner:
         """Commit to a batch. Raises Fenced when another writer has taken the lineage over."""
         return self._create(ranges, cut, self.head.epoch)
 
+    def check(self) -> None:
+        """Look, while there is nothing to plan, whether another writer has planned: an idle service is Fenced too."""
+        key = self._slots.layout.plan(self.head.seq + 1)
+        try:
+            found = plans.decode(self._slots.store.get(key).data, key)
+        except NotFound:
+            return
+        raise Fenced(
+            f"plan {found.seq} of lineage {found.lineage} was written by another process (epoch {found.epoch}). This "
+            "process has been replaced and stops; make sure that only one runs."
+        )
+
     def _create(self, ranges: tuple[PlannedRange, ...], cut: CutReason, epoch: int) -> Plan:
         slots, head = self._slots, self.head
         if slots.clock.monotonic() - self._wrote > ASLEEP_SECONDS and head.seq >= 0:

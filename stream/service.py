@@ -15,7 +15,7 @@ from stream.collector import Collector
 from stream.committer import Committer, Desk
 from stream.decode import DecodeRules
 from stream.dedupe import Window
-from stream.errors import Conflict, DrainIncomplete, StoreUnavailable
+from stream.errors import Conflict, DrainIncomplete, LearnerFailed, LearnerLost, StoreUnavailable
 from stream.events import LearnReport, Recommendation
 from stream.figures import Figures
 from stream.loop import Crew, Loop, Rhythm, drain
@@ -87,6 +87,8 @@ class Service:
             if not self.stopping:
                 raise
             raise _stopped_early() from error
+        except LearnerLost as error:
+            raise LearnerFailed(f"the learner was lost while it was being restored; start again: {error}") from error
 
     def _open(self) -> Opened:
         doors, orders = self._doors, self._orders
@@ -115,6 +117,7 @@ class Service:
         )
         self._turned = doors.clock.monotonic()
         self._loop = Loop(crew, orders.rhythm, opened.next_offsets)
+        self._loop.owe(opened.recovered.replayed)
         self.opened = opened
         return opened
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from model.config import LearnerConfig
 from stream import lineage
 from stream.actor import RayConfig
@@ -49,8 +51,10 @@ def layout(settings: Settings, store: ObjectStore) -> Layout:
 
 def open_lineage(settings: Settings) -> tuple[ObjectStore, Layout]:
     """The store and a lineage to read. Raises `ConfigError` when nothing has been written there yet."""
-    store = open_store(settings)
     options = settings.store
+    if not options.is_s3 and not Path(options.location).is_dir():
+        raise ConfigError(f"there is no folder {options.location}: name the one that `headrace run` was given")
+    store = open_store(settings)
     current = lineage.read(store, options.prefix)
     if not options.lineage and current is None:
         raise ConfigError(

@@ -14,8 +14,8 @@ from model.config import LearnerConfig
 FIRST_SCALE = 0.3
 """The embedding's weight at the start: it must earn its say."""
 FIRST_POPULARITY = 1.0
-"""The yardstick's weight at the start: a softmax over log shares of popularity is that popularity itself, so a model that
-has learned nothing yet ranks by it."""
+"""The yardstick's weight at the start: a softmax over log shares of popularity is that popularity itself, so a model
+that has learned nothing yet ranks by it."""
 AVERAGING = 0.9
 
 

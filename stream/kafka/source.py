@@ -243,7 +243,11 @@ class _Committer:
             except (KafkaError, SourceRefused) as error:
                 self._drop_client()
                 # The first commit of a cluster's life finds its coordinator still being made.
-                _log.warning("kafka_commit_failed", group=self._settings.group, error=repr(error))
+                _log.warning(
+                    "offsets not told to Kafka yet (harmless: only lag tools read them), trying again",
+                    group=self._settings.group,
+                    error=repr(error),
+                )
                 self._offer_again(offsets)
         self._drop_client()
 

@@ -37,6 +37,7 @@ from stream.settings.options import (
 PREFIX: Final = "HEADRACE_"
 # Variables that others own: our tests' and benchmarks', and those that Kubernetes sets in every pod beside a Service
 # whose name begins with "headrace" (NAME=VALUE, for only the value tells HEADRACE_PORT from a slip of the pen).
+_LOGIN: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _SERVICE_LINK: Final = re.compile(r"(tcp|udp|sctp)://")
 _FOREIGN: Final = re.compile(
     r"HEADRACE_(TEST|BENCH)_\w+=.*"
@@ -183,7 +184,7 @@ def _problem(option: Option, detail: ErrorDetails, given: Mapping[str, object]) 
 
 
 def _shorten(value: object, most: int = 120) -> str:
-    text = repr(value)
+    text = _LOGIN.sub(MASK, repr(value))
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 

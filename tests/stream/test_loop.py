@@ -110,6 +110,48 @@ def test_replaced_writer_stops() -> None:
     assert second.state() == folded(store).state_sha256()
 
 
+def test_learner_lost_while_opening() -> None:
+    """A learner that dies while it is restored is an error with a code of its own."""
+    store = MemoryStore()
+    Rig(store, clicks(100)).run()
+    for key in [key for key in store.objects if "/checkpoint/" in key]:
+        del store.objects[key]
+    again = Rig(store, clicks(100))
+    again.learner.dies_at = 1
+
+    with pytest.raises(LearnerFailed, match="while it was being restored"):
+        again.service.open()
+
+
+def test_idle_writer_notices() -> None:
+    """A service without a click to plan finds out as well that another one has taken its lineage over."""
+    store = MemoryStore()
+    first, second = Rig(store, clicks(40)), Rig(store, clicks(40))
+    first.source.exhausted = lambda: False  # type: ignore[method-assign]
+    first.service.open()
+    turns = itertools.count()
+
+    def pass_time() -> None:
+        first.clock.advance(1.0)
+        if next(turns) == 10:
+            second.service.open()
+        assert next(turns) < 1000
+
+    with pytest.raises(Fenced, match="replaced"):
+        first.service.run(pass_time)
+
+
+def test_replayed_plans_are_checkpointed() -> None:
+    """What a start replays is owed a checkpoint, though no click comes after it."""
+    store = MemoryStore()
+    Rig(store, clicks(200)).run()
+    for key in [key for key in store.objects if "/checkpoint/" in key]:
+        del store.objects[key]
+    Rig(store, clicks(200)).run()
+
+    assert len(list(checkpoint.complete(store, LAYOUT))) == 1
+
+
 def test_overslept_writer_stops() -> None:
     """A writer that slept until its successor had collected what was in its slot does not write there again."""
     store = MemoryStore()
