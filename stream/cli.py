@@ -264,13 +264,13 @@ def _print(value: Any) -> None:
 
 
 def _brief(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's row for eighty columns: minutes (UTC), thousands apart, mebibytes, four decimals."""
+    """A checkpoint's row for eighty columns: minutes (UTC), thousands apart, mebibytes, three decimals."""
     shown = dict(row)
     shown["when"] = str(row.get("when") or "")[:16].replace("T", " ")
-    shown["size"] = f"{(row.get('size') or 0) / 2**20:,.1f} MiB"
+    shown["size"] = f"{(row.get('size') or 0) / 2**20:,.1f}M"
     for name, value in shown.items():
         if isinstance(value, float):
-            shown[name] = f"{value:.4f}"
+            shown[name] = f"{value:.3f}"
         elif isinstance(value, int):
             shown[name] = f"{value:,}"
     return shown
@@ -278,7 +278,7 @@ def _brief(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _table(rows: Iterable[Mapping[str, Any]], title: str) -> None:
     rows = list(rows)
-    table = Table(title=title, box=None, pad_edge=False)
+    table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in rows[0] if rows else ["nothing"]:
         table.add_column(name, overflow="fold", no_wrap=name in {"when", "name"})
     for row in rows:

@@ -123,6 +123,19 @@ def test_chatty_libraries() -> None:
     assert [(entry["event"], entry["level"]) for entry in entries(out)] == [("matter 1", "warning")]
 
 
+def test_kafka_client_repeats_itself() -> None:
+    """While a broker is away, Kafka's client is heard once per module, not several times a second; others always."""
+    out = io.StringIO()
+    configure("info", "json", [], out)
+    for _ in range(5):
+        logging.getLogger("kafka.client").error("Connection failed")
+        logging.getLogger("kafka.other").warning("Bootstrap failed")
+        logging.getLogger("another").error("Connection failed")
+
+    told = [json.loads(line)["event"] for line in out.getvalue().splitlines()]
+    assert (told.count("Connection failed"), told.count("Bootstrap failed")) == (1 + 5, 1)
+
+
 def test_context() -> None:
     """What is bound to the context, such as the lineage, is on every line."""
     out = written("json")

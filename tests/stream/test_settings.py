@@ -73,6 +73,15 @@ def test_minio_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (store.access_key.get_secret_value(), store.secret_key.get_secret_value()) == ("who", "what")
 
 
+def test_login_in_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endpoint with a login in it is refused, and the refusal does not tell the login."""
+    monkeypatch.setenv("MINIO_ENDPOINT", "http://me:hunter2@127.0.0.1:9000")
+
+    with pytest.raises(ConfigError, match="MINIO_ENDPOINT") as refused:
+        Settings.load()
+    assert "hunter2" not in str(refused.value)
+
+
 def test_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Argument over HEADRACE_ name over contract name over default, and each is told as the source."""
     sources = []
