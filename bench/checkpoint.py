@@ -30,7 +30,7 @@ import psutil
 from bench.common import lacking, machine, median, rss_bytes, say, show
 from model.batch import Batch, Coded, Int32, Strings
 from model.config import LearnerConfig
-from stream.events import EMPTY_STRINGS, CheckpointRef, Plan, PlannedBatch
+from stream.events import CheckpointRef, Plan, PlannedBatch
 from stream.host import HostConfig, LearnerHost
 from stream.naming import Layout
 from stream.ports import ObjectStore
@@ -254,7 +254,7 @@ class _Feed:
         self._time += 50 * len(items)
         types = Coded(np.zeros(len(items), np.int32), Strings.of(["view"]))
         batch = Batch(self._column("user", users), self._column("item", items), types, times)
-        self._host.apply(PlannedBatch(plan, self._sha256, batch, EMPTY_STRINGS, 0, 0))
+        self._host.apply(PlannedBatch(plan, self._sha256, batch, Strings.of([]), 0, 0))
 
     def _column(self, kind: str, rows: Int32) -> Coded:
         used, codes = np.unique(rows, return_inverse=True)

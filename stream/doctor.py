@@ -141,7 +141,6 @@ def _ray(settings: Settings) -> Iterator[Check]:
 
     config = ray_config(settings)
     where = config.address or "embedded"
-    _reach(settings.ray.address)
     ours = not ray.is_initialized()
     try:
         actor.connect(config)
@@ -158,17 +157,6 @@ def _cpus(where: str, cpus: float) -> Check:
             "ray", "fail", f"{where}: no CPU, the learner needs one", "add a node, or free a CPU (`ray status`)"
         )
     return Check("ray", "ok", f"{where}: answers, with {cpus:g} CPUs")
-
-
-def _reach(address: str) -> None:
-    """Raises `ConfigError` when nothing listens there; Ray itself would try for half a minute."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdigit():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
-    except OSError as error:
-        raise ConfigError(f"nothing listens at RAY_ADDRESS={address}: {error}") from error
 
 
 def _disk(settings: Settings) -> Iterator[Check]:

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-
 from model.batch import Batch, Int64, Learned, Scores, Strings
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -259,6 +257,3 @@ class Recommendation:
 
     product_id: str
     score: float
-
-
-EMPTY_STRINGS = Strings(np.empty(0, np.uint8), np.zeros(1, np.int64))

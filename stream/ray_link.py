@@ -157,8 +157,12 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 def _reach(config: RayConfig) -> None:
     """Raises OSError at once when nothing listens; Ray itself would go on trying."""
     host, _, port = (config.address or "").removeprefix("ray://").rpartition(":")
-    if port.isdigit():
+    if not port.isdigit():
+        return
+    try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
+    except OSError as error:
+        raise ConnectionError(f"nothing listens at RAY_ADDRESS={config.address}: {error}") from error
 
 
 def _is_fork_race(error: Exception) -> bool:
