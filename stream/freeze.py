@@ -3,7 +3,8 @@
 A fork sees memory as it was at that moment, for the price of copying page tables: milliseconds where copying the tables
 themselves takes hundreds. The child only writes arrays to local files and ends without running any clean-up, so the
 locks, threads and connections it inherited are never touched. Where there is no fork (or it is unsafe: macOS), the
-files are written at once, and the pause is as long as the writing.
+files are written at once, and the pause is as long as the writing. The same holds once a child has crashed: whatever in
+this process makes forks unsafe will do so again, and a stall is better than no checkpoint.
 """
 
 from __future__ import annotations
@@ -23,19 +24,30 @@ CAN_FORK = hasattr(os, "fork") and sys.platform.startswith("linux")
 _PREFIX = "headrace-checkpoint-"
 
 
+_CRASHES = frozenset({-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL})
+"""Ends of a child that say that forking is unsafe in this process."""
+
+
 class FreezeFailed(Exception):
     """The files were not all written, or not in time."""
+
+
+class WriterCrashed(FreezeFailed):
+    """The child crashed before it could say anything: this process must not fork again."""
 
 
 class Frozen:
     """A running copy. `wait` returns when `write` has run to its end; only then are its files whole."""
 
-    def __init__(self, write: Callable[[], None]) -> None:
-        """Begin. Returns as soon as the state may change again; what goes wrong is said by `wait`."""
+    def __init__(self, write: Callable[[], None], *, fork: bool = True) -> None:
+        """Begin. Returns as soon as the state may change again; what goes wrong is said by `wait`.
+
+        `fork` False: write at once, as where there is no fork.
+        """
         self._pid = 0
         self._failure: Exception | None = None
         try:
-            if CAN_FORK:
+            if CAN_FORK and fork:
                 self._pid = _fork(write)
             else:
                 write()
@@ -43,7 +55,10 @@ class Frozen:
             self._failure = error
 
     def wait(self, seconds: float = 600.0) -> None:
-        """Wait for the child. Raises FreezeFailed when it fails, or is not done after `seconds` (it is then ended)."""
+        """Wait for the child. Raises FreezeFailed when it fails, or is not done after `seconds` (it is then ended).
+
+        Raises WriterCrashed, a FreezeFailed, when forking has proved unsafe.
+        """
         if self._failure is not None:
             raise FreezeFailed(f"the checkpoint's files cannot be written: {self._failure}") from self._failure
         if not self._pid:
@@ -57,6 +72,8 @@ class Frozen:
         self._pid = 0
         if code is None:
             raise FreezeFailed(f"the checkpoint's writer was not done after {seconds:g} s")
+        if code in _CRASHES:
+            raise WriterCrashed(f"the checkpoint's writer crashed with exit code {code}: the next one is not forked")
         if code:
             raise FreezeFailed(f"the checkpoint's writer failed with exit code {code}; standard error says why")
 

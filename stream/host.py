@@ -30,7 +30,7 @@ from model.view import ServingView
 from stream import checkpoint
 from stream.errors import CheckpointInvalid, LearnerFailed
 from stream.events import CheckpointRef, LearnReport, PlannedBatch, Position, Recommendation, Totals
-from stream.freeze import Frozen, scratch
+from stream.freeze import Frozen, WriterCrashed, scratch
 from stream.naming import Layout
 from stream.partfiles import Arrays, last, read_arrays, read_ids, write_arrays, write_ids
 from stream.ports import ObjectStore
@@ -70,6 +70,7 @@ class LearnerHost:
     def __init__(self, config: HostConfig) -> None:
         self._config = config
         self._begun: deque[_Begun] = deque()
+        self._fork_is_safe = True
         self.restore(None)
 
     def restore(self, manifest_key: str | None) -> Position:
@@ -117,7 +118,7 @@ class LearnerHost:
         dumped = snapshot.dump(self._learner)
         files = {**dumped.parts, STREAM_PART: self._stream_arrays()}
         folder = scratch()
-        frozen = Frozen(lambda: write_arrays(files, folder))
+        frozen = Frozen(lambda: write_arrays(files, folder), fork=self._fork_is_safe)
         manifest = self._manifest()
         stall = time.monotonic() - since
         self._begun.append(_Begun(frozen, folder, dumped.ids, dumped.meta, manifest, since, stall))
@@ -132,6 +133,9 @@ class LearnerHost:
             files = {path.name: path for path in begun.folder.iterdir()}
             layout = self._config.layout
             manifest = checkpoint.write(self._config.store, layout, begun.manifest, files)
+        except WriterCrashed:
+            self._fork_is_safe = False
+            raise
         finally:
             shutil.rmtree(begun.folder, ignore_errors=True)
         return CheckpointRef(

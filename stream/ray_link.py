@@ -32,9 +32,17 @@ _CLIENT_SECONDS = {
 # BLAS reads these when it is loaded, so they must stand before a worker begins. With more threads sums are added up in
 # another order, and on a busy machine they cost a factor of five.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+# The learner freezes its state by a fork, and gRPC's fork handlers crash most children of a process in which
+# its threads run (tests/stream/test_freeze.py counts them).
+_WORKER = {**_ONE_THREAD, "GRPC_ENABLE_FORK_SUPPORT": "0"}
 # How Ray says that the process which serves this one client died as it started: its parent forks while gRPC's threads
 # run (ray-project/ray#63202). The next try mostly succeeds.
-_FORK_RACE = ("Starting Ray client server failed", "Proxy failed to Connect to backend")
+_FORK_RACE = (
+    "Starting Ray client server failed",
+    "Proxy failed to Connect to backend",
+    "psutil.ZombieProcess",  # the proxy looked at it between its death and its funeral
+    "psutil.NoSuchProcess",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +102,7 @@ def disconnect() -> None:
 
 def worker_environment(config: RayConfig) -> Mapping[str, str]:
     """What an actor's process needs beyond what Ray gives it; empty for our own Ray, whose every process has it."""
-    return {} if config.is_ours else _ONE_THREAD
+    return {} if config.is_ours else _WORKER
 
 
 def _join(config: RayConfig) -> None:
@@ -111,7 +119,7 @@ def _join(config: RayConfig) -> None:
 
 
 def _init(config: RayConfig) -> None:
-    with _environment(_ONE_THREAD if config.is_ours else {}), warnings.catch_warnings():
+    with _environment(_WORKER if config.is_ours else {}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Ray Client connection timed out")  # our error says more
         ray.init(**_options(config))
 

@@ -113,7 +113,8 @@ class KafkaBroker:
         )
         self._config = self.directory / "server.properties"
         self._config.write_text(text)
-        identity = urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")
+        # As Kafka's own: one that began with "-" would be taken for an option.
+        identity = urlsafe_b64encode(b"\0" + uuid4().bytes[1:]).decode().rstrip("=")
         format_log = ["kafka.tools.StorageTool", "format", "-t", identity, "-c", str(self._config)]
         command = ["java", "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", f"{self.libs}/*", *format_log]
         subprocess.run(command, check=True, capture_output=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,8 +18,37 @@ import numpy as np
 import pytest
 
 from stream import freeze
-from stream.freeze import FreezeFailed, Frozen, scratch
+from stream.freeze import FreezeFailed, Frozen, WriterCrashed, scratch
 from stream.partfiles import read_arrays, write_arrays
+from stream.ray_link import RayConfig, worker_environment
+
+# A process in which gRPC's threads are at work, as in one that Ray Client serves, freezes itself some times over.
+_BUSY_WITH_GRPC = """
+import os, threading, time
+from concurrent.futures import ThreadPoolExecutor
+import grpc
+from stream.freeze import FreezeFailed, Frozen
+
+server = grpc.server(ThreadPoolExecutor(2))
+port = server.add_insecure_port("127.0.0.1:0")
+server.start()
+
+def talk():
+    channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+    channel.subscribe(lambda state: None, try_to_connect=True)
+    while True:
+        try:
+            channel.unary_unary("/no/such")(b"", timeout=1)
+        except grpc.RpcError:
+            pass
+
+for _ in range(3):
+    threading.Thread(target=talk, daemon=True).start()
+time.sleep(0.5)
+for _ in range(30):
+    Frozen(lambda: None).wait(10)
+os._exit(0)
+"""
 
 
 @pytest.fixture(params=[True, False], ids=["fork", "no fork"])
@@ -100,6 +131,43 @@ def test_a_child_that_leaves_has_failed(forks: None, write: Callable[[], None]) 
     """Only a writer that ran to its end has written all files, even if its exit looked clean."""
     with pytest.raises(FreezeFailed):
         Frozen(write).wait()
+
+
+def crashes() -> None:
+    faulthandler.disable()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_a_crash_says_that_forks_are_unsafe(forks: None) -> None:
+    """Told apart from a failure, for what crashed one child will crash the next."""
+    with pytest.raises(WriterCrashed, match="exit code -11"):
+        Frozen(crashes).wait()
+
+
+def test_asked_not_to_fork(forks: None) -> None:
+    """The files are there when the state may change again; no process was begun."""
+    writer: list[int] = []
+    frozen = Frozen(lambda: writer.append(os.getpid()), fork=False)
+
+    assert writer == [os.getpid()]
+    frozen.wait(0.0)
+
+
+def test_the_learners_process_forks_safely_beside_grpc(forks: None) -> None:
+    """With the environment of a learner's process no child dies; with gRPC's default most of thirty do."""
+    environment = {**os.environ, **worker_environment(RayConfig("ray://somewhere:10001"))}
+    ran = subprocess.run(
+        [sys.executable, "-c", _BUSY_WITH_GRPC],
+        env=environment,
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert ran.returncode == 0, ran.stderr[-500:]
 
 
 def test_a_hung_child_is_ended(forks: None) -> None:
