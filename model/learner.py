@@ -65,14 +65,26 @@ class Learner:
         if not count or not len(self.items):
             return NOTHING_SCORED
         rows = resolve.find(self.state, batch)
-        clicked, kinds = self._contexts(rows, len(self.items))
+        clicked, _ = self._contexts(rows, len(self.items))
         ready = np.flatnonzero((clicked >= 0).any(axis=1))
         chosen = np.sort(self.state.score_random.choice(ready, min(count, len(ready)), replace=False))
-        read = self.state.readable()
-        ranks, popular = ranking.target_ranks(
-            read, clicked[chosen], kinds[chosen], rows.users[chosen], rows.items[chosen]
-        )
-        return self._note_scores(ranks, popular)
+        return self._note_scores(*self._ranks(rows, chosen))
+
+    def ready(self, batch: Batch) -> Int64:
+        """Places in the batch, int64 ascending, of the clicks whose user has a context on the state before the batch."""
+        resolve.check(batch)
+        clicked, _ = self._contexts(resolve.find(self.state, batch), len(self.items))
+        return np.asarray(np.flatnonzero((clicked >= 0).any(axis=1)), np.int64)
+
+    def ranks(self, batch: Batch, chosen: Int64) -> Float64:
+        """Rank of the item of each click `chosen`, float64 [chosen]; inf for an item of no finished batch.
+
+        Read on the state before the batch. Changes nothing, the quality that `score` keeps included.
+        """
+        resolve.check(batch)
+        if not len(self.items):
+            return np.full(len(chosen), np.inf)
+        return self._ranks(resolve.find(self.state, batch), chosen)[0]
 
     def learn(self, batch: Batch, learning_rate_scale: float = 1.0) -> Learned:
         """Give new ids their rows, learn the clicks that have a context, then count the whole batch in.
@@ -128,6 +140,13 @@ class Learner:
             memory.restore(self.state, context)
         self.trainer.touch("users", np.arange(len(self.users), dtype=np.int32))
         self.trainer.touch("items", np.arange(len(self.items), dtype=np.int32))
+
+    def _ranks(self, rows: Rows, chosen: Int64) -> tuple[Float64, Float64]:
+        """Ranks by the model and by popularity, float64 [chosen] each."""
+        clicked, kinds = self._contexts(rows, len(self.items))
+        return ranking.target_ranks(
+            self.state.readable(), clicked[chosen], kinds[chosen], rows.users[chosen], rows.items[chosen]
+        )
 
     def _draw_count(self, clicks: int) -> int:
         """How many clicks to score now; the purse keeps what is left."""
