@@ -24,7 +24,11 @@ class LearnerConfig:
     share one row. `half_lives_hours`: of the popularity counters; `baseline_half_life`: which of them is the
     yardstick. `accumulator_start`, `accumulator_decay`: of AdaGrad's sums of squares. `ridge`, `fisher_decay`,
     `weight_step_clicks`: of the natural-gradient step of the global weights. `long_ring`, `short_ring`: how many
-    recent targets negatives are drawn from. `score_share`: cost of scoring as a share of the cost of learning (0: no
+    recent targets negatives are drawn from. `gate_rate`, `gate_start`: AdaGrad step of the gates' rows, and where its sum
+    of squares starts. `own_items`: most distinct items remembered per user; `transitions`: per item, what follows it.
+    `sessions`: how many of the last sessions are kept (a power of two), `item_sessions`: how many of them an item knows.
+    `search_clicks`, `search_least`: neighbours are searched for every training click up to so many, then with falling
+    probability, never below the least. `score_share`: cost of scoring as a share of the cost of learning (0: no
     scoring); `score_fraction`: score this fraction of all clicks instead, whatever it costs.
     """
 
@@ -37,7 +41,7 @@ class LearnerConfig:
     type_priorities: Mapping[str, float] = field(default_factory=_priorities)
     default_type_priority: float = 0.3
     type_limit: int = 1000
-    bias_rate: float = 0.05
+    bias_rate: float = 0.02
     priority_rate: float = 0.01
     half_lives_hours: tuple[float, ...] = (1.0, 24.0, 168.0, 1440.0)
     baseline_half_life: int = 1
@@ -48,6 +52,14 @@ class LearnerConfig:
     weight_step_clicks: int = 200
     long_ring: int = 200_000
     short_ring: int = 500
+    gate_rate: float = 0.05
+    gate_start: float = 0.1
+    own_items: int = 128
+    transitions: int = 40
+    sessions: int = 131_072
+    item_sessions: int = 100
+    search_clicks: int = 20_000
+    search_least: float = 0.12
     score_share: float = 0.1
     score_fraction: float | None = None
 
@@ -60,6 +72,8 @@ class LearnerConfig:
             _check_real(name, getattr(self, name), least, most)
         self._check_priorities()
         self._check_half_lives()
+        if self.sessions & (self.sessions - 1):
+            raise ValueError(f"sessions={self.sessions!r}: must be a power of two")
         if self.score_fraction is not None:
             _check_real("score_fraction", self.score_fraction, 0.0, 1.0)
 
@@ -110,6 +124,11 @@ _WHOLE = {
     "weight_step_clicks": (1, 2**31 - 1),
     "long_ring": (1, 2**30),
     "short_ring": (1, 2**30),
+    "own_items": (1, 65_536),
+    "transitions": (1, 1000),
+    "sessions": (1, 2**30),
+    "item_sessions": (1, 1000),
+    "search_clicks": (0, 2**62),
 }
 _REAL = {
     "learning_rate": (0.0, 1e3),
@@ -121,6 +140,9 @@ _REAL = {
     "ridge": (1e-9, 1e9),
     "fisher_decay": (0.0, 1.0),
     "score_share": (0.0, 1e3),
+    "gate_rate": (0.0, 1e3),
+    "gate_start": (1e-9, 1e9),
+    "search_least": (0.0, 1.0),
 }
 
 

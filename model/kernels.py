@@ -1,9 +1,9 @@
 """Compiled arithmetic over one block of clicks: arrays in, results into arrays that the caller gave.
 
 A kernel trusts its input: rows in range, C-contiguous arrays, the dtypes named here. Names used throughout: B clicks
-in the block, d the dimension, K the sequence length, C = K + 1 own candidates, M shared negatives, P popularity
-counters, X = d + P + 1 columns of the extended rows [vector | popularity features | bias], so that one matrix product
-gives a logit.
+in the block, d the dimension, K the sequence length, C own candidates, M shared negatives, P popularity counters, F
+features of a candidate, of which the first P + 1 depend on the item alone, X = d + P + 2 columns of the extended rows
+[vector | features by item | bias], so that one matrix product gives a logit.
 
 numba keys its cache on disk by the file of a kernel, not by the files that it calls into: **a kernel may only call
 kernels of its own file**, else an upgrade could run stale machine code.
@@ -11,6 +11,7 @@ kernels of its own file**, else an upgrade could run stale machine code.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -105,10 +106,15 @@ def extend(
     biases: Float32,
     log_counts: Float64,
     totals: Float64,
+    first_ms: Float64,
+    now: float,
     correction: Float32,
     out: Float32,
 ) -> None:
-    """Write out [M, X] = [vector | popularity features | bias - correction] of the items `rows` int32 [M]."""
+    """Write out [M, X] = [vector | features by item | bias - correction] of the items `rows` int32 [M].
+
+    Features by item: log shares, counted from the floor, and the log age at `now` (ms).
+    """
     d, counters = vectors.shape[1], totals.shape[0]
     for m in range(rows.shape[0]):
         row = rows[m]
@@ -116,62 +122,58 @@ def extend(
             out[m, j] = vectors[row, j]
         for p in range(counters):
             out[m, d + p] = max(log_counts[row, p] - totals[p], FLOOR) - FLOOR
-        out[m, d + counters] = biases[row] - correction[m]
+        out[m, d + counters] = math.log1p(max(now - first_ms[row], 0.0) / 3_600_000.0)
+        out[m, d + counters + 1] = biases[row] - correction[m]
 
 
 @kernel
 def own_logits(
     own: Int32,
-    clicked: Int32,
+    correction: Float32,
+    features: Float32,
+    weights: Float32,
     hx: Float32,
     vectors: Float32,
     biases: Float32,
-    log_counts: Float64,
-    totals: Float64,
-    repeats: Float32,
-    features: Float32,
     logits: Float32,
 ) -> None:
-    """Write logits [B, C] of the own candidates (-inf where there is none), features [B, C, P] their popularity.
+    """Write logits [B, C] of the own candidates, -inf where there is none.
 
-    logit = hx . [vector | features | bias] + sum of repeats[k] over the places k of the context that hold the item.
+    logit = hx[:d] . vector + weights . features + bias - correction, with `features` [B, C, F], `weights` [B, F].
     """
-    d, counters = vectors.shape[1], totals.shape[0]
     for b in range(own.shape[0]):
         for c in range(own.shape[1]):
             item = own[b, c]
             if item < 0:
-                logits[b, c] = -np.inf
-                continue
-            logit = _dot(hx, b, vectors, item, d) + biases[item]
-            for p in range(counters):
-                features[b, c, p] = max(log_counts[item, p] - totals[p], FLOOR) - FLOOR
-                logit += hx[b, d + p] * features[b, c, p]
-            for k in range(clicked.shape[1]):
-                if clicked[b, k] == item:
-                    logit += repeats[k]
-            logits[b, c] = logit
+                logits[b, c:] = -np.inf
+                break
+            logits[b, c] = (
+                _dot(hx, b, vectors, item, vectors.shape[1])
+                + _dot(weights, b, features[b], c, weights.shape[1])
+                + (biases[item] - correction[b, c])
+            )
 
 
 @kernel
 def own_backward(
     own: Int32,
-    clicked: Int32,
     gradients: Float32,
     features: Float32,
     vectors: Float32,
     h: Float32,
     known_items: int,
     dhx: Float32,
-    dweights: Float64,
+    dweights: Float32,
 ) -> None:
-    """Add the own candidates to dhx [B, X], and write dweights [B, 1 + P + K], the gradient of the global weights.
+    """Add the own candidates to dhx [B, :d], and write dweights [B, 1 + F], the gradient of a context's weights.
 
-    On entry dhx holds what the negatives gave. A target new in this batch says nothing about the global weights.
+    On entry dhx holds what the negatives gave. A target new in this batch says nothing about the weights.
     """
-    d, counters = vectors.shape[1], features.shape[2]
+    d, size = vectors.shape[1], features.shape[2]
+    by_item = dhx.shape[1] - d - 1
     for b in range(own.shape[0]):
         dweights[b, :] = 0.0
+        dweights[b, 1 : 1 + by_item] = dhx[b, d : d + by_item]
         for c in range(own.shape[1]):
             item = own[b, c]
             if item < 0:
@@ -179,13 +181,9 @@ def own_backward(
             gradient = gradients[b, c]
             for j in range(d):
                 dhx[b, j] += gradient * vectors[item, j]
-            for p in range(counters):
-                dhx[b, d + p] += gradient * features[b, c, p]
-            for k in range(clicked.shape[1]):
-                if clicked[b, k] == item:
-                    dweights[b, 1 + counters + k] += gradient
+            for f in range(size):
+                dweights[b, 1 + f] += gradient * features[b, c, f]
         dweights[b, 0] = _dot(h, b, dhx, b, d)
-        dweights[b, 1 : 1 + counters] = dhx[b, d : d + counters]
         if own[b, 0] >= known_items:
             dweights[b, :] = 0.0
 
@@ -198,16 +196,16 @@ def priority_gradients(
     priorities: Float32,
     inputs: Float32,
     dhx: Float32,
-    scale: np.float32,
+    scales: Float32,
     dpositions: Float64,
     dpriorities: Float64,
 ) -> None:
-    """Add to dpositions [K] and dpriorities [types] the gradients through h of the block."""
+    """Add to dpositions [K] and dpriorities [types] the gradients through h of the block; `scales` [B] multiply h."""
     for b in range(clicked.shape[0]):
         for k in range(clicked.shape[1]):
             item = clicked[b, k]
             if item >= 0:
-                along = scale * _dot(inputs, item, dhx, b, inputs.shape[1])
+                along = scales[b] * _dot(inputs, item, dhx, b, inputs.shape[1])
                 dpositions[k] += priorities[kinds[b, k]] * along
                 dpriorities[kinds[b, k]] += positions[k] * along
 
@@ -283,15 +281,16 @@ def update_inputs(
     positions: Float32,
     priorities: Float32,
     dhx: Float32,
-    scale: np.float32,
+    scales: Float32,
     inputs: Float32,
     input_sums: Float32,
     vectors: Float32,
     vector_sums: Float32,
     steps: Float32,
 ) -> None:
-    """Move the context items' input vectors and the known users' vectors by scale * dhx [B, :d], click by click."""
+    """Move the context items' input vectors and the known users' vectors by scales[b] * dhx [B, :d], click by click."""
     for b in range(clicked.shape[0]):
+        scale = scales[b]
         square = scale * scale * _mean_square(dhx, b, inputs.shape[1])
         for k in range(clicked.shape[1]):
             item = clicked[b, k]

@@ -7,11 +7,12 @@ import math
 import numpy as np
 
 from model import memory, ranking, resolve
-from model.batch import Batch, Float32, Float64, Int32, Int64, Learned, Scores
+from model.batch import Batch, Float32, Float64, Int64, Learned, Scores, UInt8
 from model.config import LearnerConfig
 from model.evaluation import affordable, learn_cost, summarize
 from model.memory import Context
-from model.parts import embedding, history
+from model.parts import age, embedding, history, neighbours, own_items, transitions
+from model.parts.history import Contexts, Histories
 from model.parts.popularity import count_clicks, growth_rates, mean_shift, steady_times
 from model.resolve import Rows
 from model.state import LEARNED_HALF_LIFE, MEANS, SCORED_HALF_LIFE, State
@@ -65,20 +66,18 @@ class Learner:
         if not count or not len(self.items):
             return NOTHING_SCORED
         rows = resolve.find(self.state, batch)
-        clicked, _ = self._contexts(rows, len(self.items))
-        ready = np.flatnonzero((clicked >= 0).any(axis=1))
+        contexts = self._contexts(rows, batch.times, len(self.items))
+        ready = np.flatnonzero(contexts.following)
         chosen = np.sort(self.state.score_random.choice(ready, min(count, len(ready)), replace=False))
-        return self._note_scores(*self._ranks(rows, chosen))
+        return self._note_scores(*self._ranks(rows, contexts, chosen))
 
     def ready(self, batch: Batch) -> Int64:
         """Places in the batch, int64 ascending, of the clicks that follow on another one of their user, in this batch
         or before. Where that click's item is of no finished batch, the context can be empty all the same.
         """
         resolve.check(batch)
-        rows = resolve.find(self.state, batch)
-        known = rows.users < len(self.users)
-        known[known] = self.users["clicks"][rows.users[known], 0] >= 0
-        return np.asarray(np.flatnonzero(known | (history.predecessors(rows.users) >= 0)), np.int64)
+        contexts = self._contexts(resolve.find(self.state, batch), batch.times, len(self.items))
+        return np.asarray(np.flatnonzero(contexts.following), np.int64)
 
     def ranks(self, batch: Batch, chosen: Int64) -> Float64:
         """Rank of the item of each click `chosen`, float64 [chosen]; inf for an item of no finished batch.
@@ -88,7 +87,8 @@ class Learner:
         resolve.check(batch)
         if not len(self.items):
             return np.full(len(chosen), np.inf)
-        return self._ranks(resolve.find(self.state, batch), chosen)[0]
+        rows = resolve.find(self.state, batch)
+        return self._ranks(rows, self._contexts(rows, batch.times, len(self.items)), chosen)[0]
 
     def learn(self, batch: Batch, learning_rate_scale: float = 1.0) -> Learned:
         """Give new ids their rows, learn the clicks that have a context, then count the whole batch in.
@@ -100,7 +100,7 @@ class Learner:
             raise ValueError(f"learning_rate_scale={learning_rate_scale!r}: must be a finite number, 0 or more")
         known_users, known_items = len(self.users), len(self.items)
         rows = resolve.grow(self.state, batch)
-        losses = self._train(rows, known_users, known_items, learning_rate_scale)
+        losses = self._train(rows, batch.times, known_users, known_items, learning_rate_scale)
         loss = float(losses.mean()) if len(losses) else math.nan
         self._note_learned(rows, known_items, loss, len(losses))
         self._count_in(rows, batch.times)
@@ -142,15 +142,12 @@ class Learner:
             memory.forget(self.state)
         else:
             memory.restore(self.state, context)
-        self.trainer.touch("users", np.arange(len(self.users), dtype=np.int32))
-        self.trainer.touch("items", np.arange(len(self.items), dtype=np.int32))
+        for rows in self.state.columns().values():
+            rows.touch_all()
 
-    def _ranks(self, rows: Rows, chosen: Int64) -> tuple[Float64, Float64]:
+    def _ranks(self, rows: Rows, contexts: Contexts, chosen: Int64) -> tuple[Float64, Float64]:
         """Ranks by the model and by popularity, float64 [chosen] each."""
-        clicked, kinds = self._contexts(rows, len(self.items))
-        return ranking.target_ranks(
-            self.state.readable(), clicked[chosen], kinds[chosen], rows.users[chosen], rows.items[chosen]
-        )
+        return ranking.target_ranks(self.state.readable(), contexts.take(chosen), rows.items[chosen])
 
     def _draw_count(self, clicks: int) -> int:
         """How many clicks to score now; the purse keeps what is left."""
@@ -165,42 +162,37 @@ class Learner:
         purse[0] = 0.0 if config.score_fraction is None and count == clicks else purse[0] - cost
         return count
 
-    def _contexts(self, rows: Rows, known_items: int) -> tuple[Int32, Int32]:
-        """The contexts of all clicks on the state before the batch: items and types, int32 [n, K], newest first."""
-        shape = (len(rows), self.config.sequence_length)
-        clicked, kinds = np.empty(shape, np.int32), np.empty(shape, np.int32)
-        history.contexts(
-            history.predecessors(rows.users),
-            rows.users,
-            rows.items,
-            rows.types,
-            self.users["clicks"],
-            self.users["kinds"],
-            known_items,
-            clicked,
-            kinds,
-        )
-        return clicked, kinds
+    def _contexts(self, rows: Rows, times: Int64, known_items: int) -> Contexts:
+        """The contexts of all clicks of a batch, in which items from `known_items` on are holes."""
+        stored = Histories.of(self.users)
+        length = self.config.sequence_length
+        return history.contexts(rows.users, rows.items, rows.types, steady_times(times), stored, length, known_items)
 
-    def _train(self, rows: Rows, known_users: int, known_items: int, rate: float) -> Float64:
+    def _train(self, rows: Rows, times: Int64, known_users: int, known_items: int, rate: float) -> Float64:
         """Train block after block, in order, on the clicks that have a context; their losses, float64 [trained]."""
-        clicked, kinds = self._contexts(rows, known_items)
-        ready = np.flatnonzero((clicked >= 0).any(axis=1))
+        contexts = self._contexts(rows, times, known_items)
+        ready = np.flatnonzero(contexts.following)
         weights = self._weights(rows)
+        searched = self._draw_searches(len(rows))
         losses = [np.empty(0)]
         for start in range(0, len(ready), self.config.block):
             chosen = ready[start : start + self.config.block]
             block = Block(
-                clicked[chosen],
-                kinds[chosen],
+                contexts.take(chosen),
                 rows.items[chosen],
-                rows.users[chosen],
                 weights[chosen],
+                searched[chosen],
                 known_items,
                 known_users,
             )
             losses.append(self.trainer.train(block, rate))
         return np.concatenate(losses)
+
+    def _draw_searches(self, clicks: int) -> UInt8:
+        """For which of a batch's clicks neighbours are searched, uint8 [n]."""
+        config, seen = self.config, int(self.state.ring.pushed[0])
+        chance = max(config.search_least, min(1.0, config.search_clicks / max(seen, 1)))
+        return np.asarray(self.state.learn_random.random(clicks) < chance, np.uint8)
 
     def _weights(self, rows: Rows) -> Float32:
         """By how much each click counts as a target, float32 [n]: its type's priority, one on the stream's average."""
@@ -212,13 +204,27 @@ class Learner:
         return np.asarray(priorities / np.float32(average), np.float32)
 
     def _count_in(self, rows: Rows, times: Int64) -> None:
-        """The batch is finished: its clicks enter histories, popularity and the rings of recent targets."""
-        state, items, users = self.state, self.items, self.users
-        history.remember(rows.users, rows.items, rows.types, users["clicks"], users["kinds"])
-        count_clicks(rows.items, steady_times(times), self._rates, items["log_counts"], state.totals)
+        """The batch is finished: its clicks enter every part's memory of the stream."""
+        if not len(rows):
+            return
+        state, items, users, config = self.state, self.items, self.users, self.config
+        steady = steady_times(times)
+        before = self._contexts(rows, times, len(items)).items
+        transitions.count_in(rows.items, before, steady, transitions.Transitions.of(items))
+        neighbours.make_room(state.sessions, len(rows), config.sessions)
+        sessions = state.readable().neighbour_sessions()
+        joined = neighbours.count_in(rows.users, rows.items, steady, users["last_ms"], state.sessions, sessions)
+        chunks = own_items.count_in(rows.users, rows.items, steady, users, state.chunks, items, config.own_items)
+        history.remember(rows.users, rows.items, rows.types, steady, Histories.of(users))
+        age.count_in(rows.items, steady, items["first_ms"])
+        count_clicks(rows.items, steady, self._rates, items["log_counts"], state.totals)
         state.ring.push(rows.items, items["long_count"], items["short_count"])
-        self.trainer.touch("users", rows.users)
-        self.trainer.touch("items", rows.items)
+        state.now_ms[0] = max(float(state.now_ms[0]), float(steady.max()))
+        state.sessions.touch(joined)
+        state.chunks.touch(chunks)
+        users.touch(rows.users)
+        items.touch(rows.items)
+        items.touch(before[:, : transitions.LAGS])
 
     def _note_scores(self, ranks: Float64, popular: Float64) -> Scores:
         hits, mrr, ndcg = summarize(ranks)

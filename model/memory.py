@@ -9,19 +9,20 @@ from dataclasses import dataclass
 from model.batch import Float64, Int32, Int64
 from model.kernels import NEVER
 from model.state import State
-from model.table import Array, Table
+from model.table import Array
 
-USER_MEMORY = ("clicks", "kinds")
-ITEM_MEMORY = ("log_counts", "long_count", "short_count")
+_HANGING = ("chunks", "sessions")
+"""Rows without ids: they go when the memory goes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
     """A copy of histories, popularity counters and recent targets. Opaque: made by `Learner.context`."""
 
-    users: dict[str, Array]
-    items: dict[str, Array]
+    columns: dict[str, dict[str, Array]]
     totals: Float64
+    now_ms: Float64
+    begun: Int64
     rings: tuple[Int32, Int32]
     pushed: Int64
     norms: Float64
@@ -30,9 +31,13 @@ class Context:
 def recall(state: State) -> Context:
     """Copy the memory out."""
     return Context(
-        {name: state.users[name].copy() for name in USER_MEMORY},
-        {name: state.items[name].copy() for name in ITEM_MEMORY},
+        {
+            name: {column: array.copy() for column, array in rows.memory().items()}
+            for name, rows in state.columns().items()
+        },
         state.totals.copy(),
+        state.now_ms.copy(),
+        state.sessions_begun.copy(),
         (state.ring.filled(0).copy(), state.ring.filled(1).copy()),
         state.ring.pushed.copy(),
         state.ring.norms.copy(),
@@ -41,15 +46,22 @@ def recall(state: State) -> Context:
 
 def restore(state: State, context: Context) -> None:
     """Put a copy back; rows added since remember nothing. Raises `ValueError` when it has more rows than the state."""
-    for table, kept in ((state.users, context.users), (state.items, context.items)):
-        rows = max(len(array) for array in kept.values())
-        if rows > len(table):
-            raise ValueError(f"the context has {rows} rows, the learner {len(table)}: it comes from another learner")
+    for name, kept in context.columns.items():
+        rows = max((len(array) for array in kept.values()), default=0)
+        if name not in _HANGING and rows > len(state.columns()[name]):
+            raise ValueError(
+                f"the context has {rows} {name}, the learner {len(state.columns()[name])}: it comes from another one"
+            )
     forget(state)
-    for table, kept in ((state.users, context.users), (state.items, context.items)):
-        for name, array in kept.items():
-            table[name][: len(array)] = array
+    for name, kept in context.columns.items():
+        rows = state.columns()[name]
+        if name in _HANGING:
+            rows.extend(len(next(iter(kept.values()))))
+        for column, array in kept.items():
+            rows[column][: len(array)] = array
     state.totals[:] = context.totals
+    state.now_ms[:] = context.now_ms
+    state.sessions_begun[:] = context.begun
     state.ring.pushed[:] = context.pushed
     state.ring.norms[:] = context.norms
     for which in range(2):
@@ -58,13 +70,13 @@ def restore(state: State, context: Context) -> None:
 
 def forget(state: State) -> None:
     """As if nothing had been clicked yet; ids and weights stay."""
-    _blank(state.users, USER_MEMORY)
-    _blank(state.items, ITEM_MEMORY)
+    for name, rows in state.columns().items():
+        if name in _HANGING:
+            rows.shrink(0)
+        for column, array in rows.memory().items():
+            array[:] = rows.columns[column].fill
     state.totals[:] = NEVER
+    state.now_ms[:] = NEVER
+    state.sessions_begun[:] = 0
     state.ring.pushed[:] = 0
     state.ring.norms[:] = 0.0
-
-
-def _blank(table: Table, names: tuple[str, ...]) -> None:
-    for name in names:
-        table[name][:] = table.columns[name].fill

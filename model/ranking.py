@@ -6,46 +6,57 @@ The live learner and a serving view rank by the same functions, over the same co
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from model import kernels
-from model.batch import Float32, Float64, Int32
+from model import candidates, kernels
+from model.batch import Float32, Float64, Int32, Int64
+from model.candidates import Found, Items, Negatives, Seen
 from model.evaluation import rank_popular, rank_targets
-from model.parts.mixing import Mixing
-from model.parts.popularity import prior_scores
-from model.parts.repeats import add_repeats
+from model.parts import age, gates, neighbours
+from model.parts.history import Contexts, Histories, contexts
+from model.parts.mixing import context_weights
+from model.parts.neighbours import Near
+from model.parts.popularity import log_shares
+from model.parts.transitions import Transitions
 from model.state import Readable
+from model.training import long_counter
 
 SCORES_PER_CHUNK = 4_000_000
 """Scores are held for so many cells at a time (float32: 16 MB)."""
+BLOCK = 128
 
 
-def priors(read: Readable) -> tuple[Float32, Float32]:
-    """Of every item, float32 [n]: the score without a context, and the baseline's (log share at one half-life)."""
-    _, weights, _ = Mixing.split(read.mixing, len(read.totals))
-    prior = np.empty(len(read.items), np.float32)
-    popular = np.empty(len(read.items), np.float32)
-    prior_scores(
-        read.items["log_counts"],
-        read.totals,
-        weights,
-        read.items["bias"],
-        read.config.baseline_half_life,
-        prior,
-        popular,
-    )
-    return prior, popular
+def popular_shares(read: Readable) -> Float32:
+    """The baseline: every item's log share at one half-life, float32 [n]."""
+    shares = np.empty(len(read.items), np.float32)
+    log_shares(read.items["log_counts"], read.totals, read.config.baseline_half_life, shares)
+    return shares
 
 
-def context_scores(read: Readable, clicked: Int32, kinds: Int32, users: Int32) -> Float32:
-    """What the contexts [B, K] add to the priors, for every item: float32 [n, B]."""
-    scale, _, repeats = Mixing.split(read.mixing, len(read.totals))
-    h = np.empty((len(users), read.config.dim), np.float32)
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Contexts with all that their scores are made of: `scores` float32 [items, B], less the bias; `found`: the items
+    that have features of the context; `weights` float32 [B, 1 + F]; `h` float32 [B, d].
+    """
+
+    scores: Float32
+    found: Found
+    weights: Float32
+    h: Float32
+
+
+def score(read: Readable, asked: Contexts) -> Scored:
+    """Score every item for each of a few contexts."""
+    layout, now = read.layout, float(asked.times.mean())
+    opened = gates.open_gates(asked, read.users["repeat_share"])
+    weights = context_weights(layout, read.mixing, read.gates, opened, np.ones(len(asked), np.float32))
+    h = np.empty((len(asked), read.config.dim), np.float32)
     kernels.combine(
-        clicked,
-        kinds,
-        users,
+        asked.items,
+        asked.kinds,
+        asked.users,
         read.positions,
         read.types["priority"],
         read.items["input"],
@@ -53,21 +64,71 @@ def context_scores(read: Readable, clicked: Int32, kinds: Int32, users: Int32) -
         len(read.users),
         h,
     )
-    h *= np.float32(scale)
     # This way round BLAS packs the few contexts, not the whole catalogue: three times as fast for a handful.
-    scores = read.items["vector"] @ h.T
-    add_repeats(clicked, repeats, scores)
-    return scores
+    scores: Float32 = read.items["vector"] @ (h * weights[:, :1]).T
+    scores += by_item(read, now) @ weights[:, 1 : 1 + layout.by_item].T
+    found = walk(read, asked, now)
+    candidates.add_features(found, weights, layout.by_item, scores)
+    return Scored(scores, found, weights, h)
 
 
-def target_ranks(read: Readable, clicked: Int32, kinds: Int32, users: Int32, targets: Int32) -> tuple[Float64, Float64]:
+def by_item(read: Readable, now: float) -> Float32:
+    """The features that depend on the item alone, float32 [items, by item]."""
+    features = np.empty((len(read.items), read.layout.by_item), np.float32)
+    shares = np.maximum(read.items["log_counts"] - read.totals, kernels.FLOOR) - kernels.FLOOR
+    features[:, :-1] = shares
+    features[:, -1] = age.ages(read.items["first_ms"], now)
+    return features
+
+
+def walk(read: Readable, asked: Contexts, now: float) -> Found:
+    """All items that have features of these contexts."""
+    config, count = read.config, len(asked)
+    near = Near(
+        np.empty((count, neighbours.FOUND), np.int32),
+        np.empty((count, neighbours.FOUND), np.float32),
+        np.empty(count, np.float32),
+    )
+    neighbours.search(
+        asked.items,
+        asked.stale,
+        asked.users,
+        np.ones(count, np.uint8),
+        read.neighbour_sessions(),
+        np.zeros(config.sessions, np.float32),
+        np.zeros(len(read.items), np.float32),
+        near,
+    )
+    room = candidates.room_for_all(config.sequence_length, config.own_items, config.transitions, neighbours.FOUND)
+    found = Found(
+        np.empty((count, room), np.int32),
+        np.empty((count, room), np.float32),
+        np.empty((count, room, read.layout.features), np.float32),
+        np.full(len(read.items), -1, np.int32),
+    )
+    candidates.walk(
+        Seen(asked.items, asked.fresh, asked.users, asked.times),
+        np.empty(0, np.int32),
+        True,
+        now,
+        Transitions.of(read.items),
+        read.own_items(),
+        near,
+        Items(read.items["log_counts"], read.totals, read.items["first_ms"], long_counter(read.config)),
+        Negatives(np.empty(0, np.int32), np.empty(0, np.float32)),
+        found,
+    )
+    return found
+
+
+def target_ranks(read: Readable, asked: Contexts, targets: Int32) -> tuple[Float64, Float64]:
     """Ranks of `targets` int32 [B] by the model and by popularity, float64 [B]; inf for items without a row."""
     ranks, popular_ranks = np.full(len(targets), np.inf), np.full(len(targets), np.inf)
-    prior, popular = priors(read)
+    popular, biases = popular_shares(read), read.items["bias"]
     for chunk in _chunks(np.flatnonzero(targets < len(read.items)), len(read.items)):
-        scores = context_scores(read, clicked[chunk], kinds[chunk], users[chunk])
+        scores = score(read, asked.take(chunk)).scores
         found, above, equal = np.empty(len(chunk)), np.empty(len(chunk), np.int32), np.empty(len(chunk), np.int32)
-        rank_targets(scores, prior, targets[chunk], above, equal, found)
+        rank_targets(scores, biases, targets[chunk], above, equal, found)
         ranks[chunk] = found
         rank_popular(popular, targets[chunk], found)
         popular_ranks[chunk] = found
@@ -90,6 +151,14 @@ def recommend(read: Readable, user_id: str, top_n: int) -> list[tuple[str, float
     return [(read.items.ids[row], float(scores[row])) for row in best]
 
 
+def request(read: Readable, user: int) -> Contexts:
+    """The context of a request by a user's row, made right after the newest click."""
+    users = np.array([user], np.int32)
+    times = np.maximum(read.now_ms, read.users["last_ms"][users])
+    none = np.zeros(1, np.int32)
+    return contexts(users, none, none, times, Histories.of(read.users), read.config.sequence_length, len(read.items))
+
+
 def explain(read: Readable, user_id: str, item_id: str) -> list[tuple[str, float]]:
     """How much each of the user's recent items adds to the item's score, largest first; [] for an unknown user or
     item.
@@ -97,30 +166,19 @@ def explain(read: Readable, user_id: str, item_id: str) -> list[tuple[str, float
     user, item = read.users.index.get(user_id), read.items.index.get(item_id)
     if user is None or item is None:
         return []
-    scale, _, repeats = Mixing.split(read.mixing, len(read.totals))
-    clicked = read.users["clicks"][user]
-    places = np.flatnonzero(clicked >= 0)
-    rows = clicked[places]
-    weights = scale * read.positions[places] * read.types["priority"][read.users["kinds"][user, places]]
-    shares = weights * (read.items["input"][rows] @ read.items["vector"][item]) + repeats[places] * (rows == item)
-    sums: dict[str, float] = {}
-    for row, share in zip(rows.tolist(), shares.tolist(), strict=True):
-        sums[read.items.ids[row]] = sums.get(read.items.ids[row], 0.0) + share
-    return sorted(sums.items(), key=lambda pair: -pair[1])
+    raise NotImplementedError
 
 
 def _user_scores(read: Readable, user_id: str) -> Float32:
-    prior, popular = priors(read)
     row = read.users.index.get(user_id)
     if row is None or read.users["clicks"][row, 0] < 0:
-        return popular
-    clicked, kinds = read.users["clicks"][row : row + 1], read.users["kinds"][row : row + 1]
-    scores: Float32 = context_scores(read, clicked, kinds, np.array([row], np.int32))[:, 0]
-    scores += prior
+        return popular_shares(read)
+    scores: Float32 = score(read, request(read, row)).scores[:, 0]
+    scores += read.items["bias"]
     return scores
 
 
-def _chunks(rows: np.ndarray[tuple[int], np.dtype[np.int64]], width: int) -> Iterator[np.ndarray]:
-    size = max(1, SCORES_PER_CHUNK // max(width, 1))
+def _chunks(rows: Int64, width: int) -> Iterator[Int64]:
+    size = min(BLOCK, max(1, SCORES_PER_CHUNK // max(width, 1)))
     for start in range(0, len(rows), size):
         yield rows[start : start + size]

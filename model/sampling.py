@@ -1,4 +1,4 @@
-"""Candidates. Certain ones are the target and the context; negatives are a mixture of a long ring of recent targets,
+"""Shared negatives: a mixture of a long ring of recent targets,
 a short one and the whole catalogue, with its log-Q correction.
 
 q_j = .64 c_long^.75 / Z_long + .30 c_short^.75 / Z_short + .06 / items, where c counts the item in a ring and Z sums
@@ -89,23 +89,6 @@ def push_targets(rows: Int32, ring: Int32, pushed: Int64, which: int, counts: In
         counts[row] += 1
         norms[which] += counts[row] ** THINNING - (counts[row] - 1) ** THINNING
         pushed[which] += 1
-
-
-@kernel
-def own_candidates(targets: Int32, clicked: Int32, own: Int32) -> None:
-    """Write own [B, C] = the target, then the distinct other items of the context, then -1."""
-    for b in range(own.shape[0]):
-        own[b, 0] = targets[b]
-        count = 1
-        for k in range(clicked.shape[1]):
-            item = clicked[b, k]
-            fresh = item >= 0
-            for c in range(count):
-                fresh = fresh and own[b, c] != item
-            if fresh:
-                own[b, count] = item
-                count += 1
-        own[b, count:] = -1
 
 
 @kernel

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.batch import Float32, Float64
+from model.batch import Float32, Float64, Int64
 from model.config import LearnerConfig
 from model.drift import Signals
 from model.kernels import NEVER
-from model.parts import embedding, history, popularity
-from model.parts.mixing import Mixing
+from model.parts import age, embedding, history, neighbours, own_items, popularity, transitions
+from model.parts.mixing import Layout, Mixing
+from model.parts.neighbours import Sessions
+from model.parts.own_items import OwnItems
 from model.sampling import TargetRing
-from model.table import Column, Table
+from model.table import Column, Columns, Table
 
 MEANS = ("loss", "hit_ratio", "mrr", "popular_hit_ratio", "popular_mrr")
 SCORED_HALF_LIFE = 2_000.0
@@ -21,17 +23,24 @@ LEARNED_HALF_LIFE = 20_000.0
 
 
 class State:
-    """The learner's whole state. Everything reachable from here is in a snapshot, but for columns that are not kept."""
+    """The learner's whole state. Everything reachable from here is in a snapshot, but for columns that are not kept.
+
+    `now_ms` float64 [1]: the time of the newest click of a finished batch.
+    """
 
     def __init__(self, config: LearnerConfig) -> None:
         self.config = config
         self.users = Table(user_columns(config))
         self.items = Table(item_columns(config))
         self.types = Table(embedding.type_columns())
+        self.chunks = Columns(own_items.chunk_columns())
+        self.sessions = Columns(neighbours.ring_columns())
+        self.sessions_begun = np.zeros(1, np.int64)
         self.positions = embedding.first_positions(config.sequence_length)
         self.position_sums = np.zeros(config.sequence_length, np.float32)
         self.mixing = Mixing(config)
         self.totals = np.full(len(config.half_lives_hours), NEVER)
+        self.now_ms = np.full(1, NEVER)
         self.ring = TargetRing((config.long_ring, config.short_ring))
         self.signals = Signals()
         self.means = np.zeros((len(MEANS), 2))
@@ -40,7 +49,7 @@ class State:
         self.learn_random = np.random.Generator(np.random.PCG64(config.seed))
         self.score_random = np.random.Generator(np.random.PCG64([config.seed, 1]))
 
-    def arrays(self) -> dict[str, Float64 | Float32]:
+    def arrays(self) -> dict[str, Float64 | Float32 | Int64]:
         """The arrays of fixed size, by name, as they are (no copies)."""
         return {
             "positions": self.positions,
@@ -50,7 +59,11 @@ class State:
             "fisher": self.mixing.fisher,
             "gradient": self.mixing.gradient,
             "pending": self.mixing.pending,
+            "gates": self.mixing.gates,
+            "gate_sums": self.mixing.gate_sums,
             "totals": self.totals,
+            "now_ms": self.now_ms,
+            "sessions_begun": self.sessions_begun,
             "ring_norms": self.ring.norms,
             "signals": self.signals.moments,
             "means": self.means,
@@ -58,10 +71,31 @@ class State:
             "purse": self.purse,
         }
 
+    def columns(self) -> dict[str, Columns]:
+        """All that has rows, by name: the tables of ids, then what hangs on them."""
+        return {
+            "users": self.users,
+            "items": self.items,
+            "types": self.types,
+            "chunks": self.chunks,
+            "sessions": self.sessions,
+        }
+
     def readable(self) -> Readable:
         """What ranking needs, as it is now."""
         return Readable(
-            self.config, self.users, self.items, self.types, self.positions, self.mixing.served, self.totals
+            self.config,
+            self.users,
+            self.items,
+            self.types,
+            self.chunks,
+            self.sessions,
+            self.sessions_begun,
+            self.positions,
+            self.mixing.served,
+            self.mixing.gates,
+            self.totals,
+            self.now_ms,
         )
 
     def add_mean(self, name: str, total: float, weight: float, half_life: float) -> None:
@@ -75,31 +109,50 @@ class State:
 class Readable:
     """The part of the state that ranking reads: the live learner's own, or a view's copy of it.
 
-    `mixing`: served global weights [1 + P + K]; `totals`: log totals of the popularity counters [P].
+    `mixing`: served global weights; `gates` float32: the gates' rows; `totals`: log totals of the popularity counters
+    [P]; `now_ms`, `begun`: as in the state.
     """
 
     config: LearnerConfig
     users: Table
     items: Table
     types: Table
+    chunks: Columns
+    sessions: Columns
+    begun: Int64
     positions: Float32
     mixing: Float64
+    gates: Float32
     totals: Float64
+    now_ms: Float64
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(len(self.config.half_lives_hours), self.config.sequence_length)
+
+    def own_items(self) -> OwnItems:
+        """The users' own items, as views."""
+        return OwnItems.of(self.users, self.chunks, self.items)
+
+    def neighbour_sessions(self) -> Sessions:
+        """The kept sessions, as views."""
+        return Sessions.of(self.sessions, self.users, self.items, self.begun, self.config.sessions)
 
 
 def user_columns(config: LearnerConfig) -> dict[str, Column]:
     """The columns of the user table, by part."""
-    scratch = {"touched": Column(0, np.uint8, kept=False), "touched_order": Column(0, np.int32, kept=False)}
-    return embedding.user_columns(config.dim) | history.user_columns(config.sequence_length) | scratch
+    vectors, clicks = embedding.user_columns(config.dim), history.user_columns(config.sequence_length)
+    return vectors | clicks | own_items.user_columns() | neighbours.user_columns()
 
 
 def item_columns(config: LearnerConfig) -> dict[str, Column]:
     """The columns of the item table, by part; `long_count`, `short_count`: how often an item is in the target rings."""
-    counts = {"long_count": Column(0, np.int32), "short_count": Column(0, np.int32)}
+    counts = {"long_count": Column(0, np.int32, memory=True), "short_count": Column(0, np.int32, memory=True)}
     scratch = {
         "slot": Column(0, np.int32, -1, kept=False),
-        "touched": Column(0, np.uint8, kept=False),
-        "touched_order": Column(0, np.int32, kept=False),
+        "mark": Column(0, np.int32, -1, kept=False),
+        "near": Column(0, np.float32, kept=False),
     }
-    counters = popularity.item_columns(len(config.half_lives_hours))
-    return embedding.item_columns(config.dim) | counters | counts | scratch
+    counters = popularity.item_columns(len(config.half_lives_hours)) | age.item_columns() | own_items.item_columns()
+    pairs = transitions.item_columns(config.transitions) | neighbours.item_columns(config.item_sessions)
+    return embedding.item_columns(config.dim) | counters | pairs | counts | scratch

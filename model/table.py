@@ -1,4 +1,4 @@
-"""A table that grows: one row per id, typed columns, geometric growth, exact views.
+"""Tables that grow: typed columns, geometric growth, exact views; with ids or without.
 
 Ids are kept twice, as Python strings for look-ups and as one UTF-8 buffer, so that a snapshot of a million ids is a
 view.
@@ -22,39 +22,98 @@ Array = npt.NDArray[Any]
 @dataclass(frozen=True, slots=True)
 class Column:
     """`width` values of `dtype` per row (0: a flat column), new rows filled with `fill`; scratch columns are not
-    `kept`.
+    `kept`. `memory`: it remembers the stream, as against a weight that was learned from it.
     """
 
     width: int
     dtype: type[np.generic]
     fill: float = 0.0
     kept: bool = True
+    memory: bool = False
 
     def allocate(self, rows: int) -> Array:
         """Room for `rows`, not filled: memory that nobody has touched yet costs nothing."""
         return np.empty((rows, self.width) if self.width else rows, self.dtype)
 
 
-class Table:
-    """n rows by id. `ids` in row order, `index` from id to row, `table[name]` the exact view of a column [n, ...].
+class Columns:
+    """n rows of typed columns. `columns[name]` is the exact view of a column [n, ...].
 
-    A view taken before the table grows keeps showing the rows as they were then: take it anew after `intern`.
+    A view taken before the rows grow keeps showing them as they were then: take it anew after `extend`. Rows that
+    changed are noted by `touch`, for whoever keeps a second copy.
     """
 
     def __init__(self, columns: Mapping[str, Column]) -> None:
         self.columns = dict(columns)
-        self.ids: list[str] = []
-        self.index: dict[str, int] = {}
+        self._size = 0
         self._capacity = 0
         self._arrays = {name: column.allocate(0) for name, column in self.columns.items()}
-        self._text = np.empty(0, np.uint8)
-        self._cuts = np.zeros(1, np.int64)
+        self._touched = np.zeros(0, np.uint8)
+        self._order = np.empty(0, np.int32)
+        self._count = np.zeros(1, np.int32)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return self._size
 
     def __getitem__(self, name: str) -> Array:
-        return self._arrays[name][: len(self.ids)]
+        return self._arrays[name][: self._size]
+
+    def kept(self) -> dict[str, Array]:
+        """Views of the columns that belong to the state."""
+        return {name: self[name] for name, column in self.columns.items() if column.kept}
+
+    def memory(self) -> dict[str, Array]:
+        """Views of the columns that remember the stream."""
+        return {name: self[name] for name, column in self.columns.items() if column.memory}
+
+    def extend(self, count: int) -> None:
+        """Add `count` rows, filled."""
+        used, self._size = self._size, self._size + count
+        self._reserve(used)
+        for name, column in self.columns.items():
+            self._arrays[name][used : self._size] = column.fill
+
+    def shrink(self, size: int) -> None:
+        """Give the last rows back: `size` are left."""
+        self._size = size
+
+    def touch(self, rows: Int32) -> None:
+        """Note rows that changed; negative ones are no rows."""
+        touch(rows.ravel(), self._touched, self._order, self._count)
+
+    def touch_all(self) -> None:
+        """Note that everything changed."""
+        self.touch(np.arange(self._size, dtype=np.int32))
+
+    def take_touched(self) -> Int32:
+        """The rows noted since the last call, int32, in the order of their first touch."""
+        rows: Int32 = self._order[: self._count[0]].copy()
+        self._touched[rows] = 0
+        self._count[0] = 0
+        return rows
+
+    def _reserve(self, used: int) -> None:
+        """Make room for all rows; the `used` first ones keep their values."""
+        if self._size <= self._capacity:
+            return
+        self._capacity = max(self._size, 2 * self._capacity, 64)
+        for name, column in self.columns.items():
+            larger = column.allocate(self._capacity)
+            larger[:used] = self._arrays[name][:used]
+            self._arrays[name] = larger
+        self._touched = np.append(self._touched, np.zeros(self._capacity - len(self._touched), np.uint8))
+        self._order = np.append(self._order, np.empty(self._capacity - len(self._order), np.int32))
+
+
+class Table(Columns):
+    """`Columns` whose rows have ids: `ids` in row order, `index` from id to row."""
+
+    def __init__(self, columns: Mapping[str, Column]) -> None:
+        super().__init__(columns)
+        self.ids: list[str] = []
+        self.index: dict[str, int] = {}
+        self._text = np.empty(0, np.uint8)
+        self._cuts = np.zeros(1, np.int64)
 
     @property
     def vectors(self) -> Array:
@@ -66,10 +125,6 @@ class Table:
         """All ids in row order as one buffer, a view."""
         cuts = self._cuts[: len(self.ids) + 1]
         return Strings(self._text[: cuts[-1]], cuts)
-
-    def kept(self) -> dict[str, Array]:
-        """Views of the columns that belong to the state."""
-        return {name: self[name] for name, column in self.columns.items() if column.kept}
 
     def lookup(self, values: Sequence[str]) -> Int32:
         """Rows of `values`, int32. Values without a row are numbered on from n in the order of their appearance: the
@@ -102,9 +157,7 @@ class Table:
             raise ValueError("ids of a table must be distinct")
         self._append_text(Strings.of(fresh) if text is None else text)
         self.ids.extend(fresh)
-        self._reserve(len(self.ids), size)
-        for name, column in self.columns.items():
-            self._arrays[name][size : len(self.ids)] = column.fill
+        self.extend(len(fresh))
 
     def text(self, start: int) -> Strings:
         """The ids from row `start` on, encoded, a view."""
@@ -117,16 +170,6 @@ class Table:
         self._cuts[size : size + 1 + len(addition)] = addition.offsets + start
         self._text = _grown(self._text, start + len(addition.data))
         self._text[start : start + len(addition.data)] = addition.data
-
-    def _reserve(self, rows: int, used: int) -> None:
-        """Make room for `rows`; the `used` first ones keep their values."""
-        if rows <= self._capacity:
-            return
-        self._capacity = max(rows, 2 * self._capacity, 64)
-        for name, column in self.columns.items():
-            larger = column.allocate(self._capacity)
-            larger[:used] = self._arrays[name][:used]
-            self._arrays[name] = larger
 
 
 def _grown(array: Array, size: int) -> Array:

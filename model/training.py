@@ -8,27 +8,33 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model import kernels
+from model import candidates, kernels
 from model.batch import Float32, Float64, Int32
+from model.candidates import Found, Items, Negatives, Seen
+from model.config import LearnerConfig
 from model.losses import softmax_gradient
-from model.parts import embedding
-from model.parts.mixing import Mixing
-from model.sampling import DRAWS_PER_NEGATIVE, draw_negatives, mask_own, own_candidates
+from model.parts import embedding, gates, neighbours
+from model.parts.history import Contexts
+from model.parts.mixing import context_weights
+from model.parts.neighbours import Near
+from model.parts.transitions import Transitions
+from model.sampling import DRAWS_PER_NEGATIVE, draw_negatives, mask_own
 from model.state import State
-from model.table import touch
+
+LONG_COUNTER_HOURS = 168.0
+"""Products take the popularity at the half-life nearest to a week."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """B clicks to train on. `clicked`, `kinds` int32 [B, K] are their contexts, `targets`, `users` int32 [B],
-    `weights` float32 [B]. Items and users from `known_items` and `known_users` on are not in a finished batch yet.
+    """B clicks to train on: their contexts, `targets` int32 [B] and `weights` float32 [B]. Items and users from
+    `known_items` and `known_users` on are not in a finished batch yet. `searched` uint8 [B]: neighbours are looked for.
     """
 
-    clicked: Int32
-    kinds: Int32
+    contexts: Contexts
     targets: Int32
-    users: Int32
     weights: Float32
+    searched: np.ndarray[tuple[int], np.dtype[np.uint8]]
     known_items: int
     known_users: int
 
@@ -45,8 +51,11 @@ class Gradients:
     own_gradients: Float32
     hx: Float32
     dhx: Float32
+    scales: Float32
     drows: Float32
-    dweights: Float64
+    opened: Int32
+    searched: Float32
+    dweights: Float32
     dpositions: Float64
     dpriorities: Float64
     loss: Float64
@@ -60,9 +69,12 @@ class Trainer:
         self._state = state
         self._rows = np.empty(config.negatives, np.int32)
         self._correction = np.empty(config.negatives, np.float32)
-        self._extended = np.empty((config.negatives, config.dim + len(config.half_lives_hours) + 1), np.float32)
-        self._totals = np.zeros(1)
-        self._touched = {"users": np.zeros(1, np.int32), "items": np.zeros(1, np.int32)}
+        self._extended = np.empty((config.negatives, config.dim + state.mixing.layout.by_item + 1), np.float32)
+        self._similarity = np.zeros(config.sessions, np.float32)
+        shape = (config.block, candidates.room(config.sequence_length))
+        self._own = np.empty(shape, np.int32)
+        self._own_correction = np.empty(shape, np.float32)
+        self._features = np.empty((*shape, state.mixing.layout.features), np.float32)
 
     def train(self, block: Block, rate: float) -> Float64:
         """Learn a block, steps times `rate`; the loss of each click in nats is answered, float64 [B]."""
@@ -95,44 +107,91 @@ class Trainer:
     def backward(self, block: Block, rows: Int32) -> Gradients:
         """Loss and all gradients of a block with the negatives `rows` (corrections in the buffer); nothing moves."""
         state, items = self._state, self._state.items
-        scale, popularity, repeats = Mixing.split(state.mixing.values, state.mixing.counters)
+        layout, d = state.mixing.layout, state.config.dim
+        now = float(block.contexts.times[0])
+        opened = gates.open_gates(block.contexts, state.users["repeat_share"][: block.known_users])
+        searched = block.searched.astype(np.float32)
+        weights = context_weights(layout, state.mixing.values, state.mixing.gates, opened, searched)
+        scales = np.ascontiguousarray(weights[:, 0])
         h = self._combine(block)
-        hx = _with_weights(h, scale, popularity)
-        extended = self._extend(rows)
-        own, logits, features = self._own(block, hx, repeats)
-        shared: Float32 = hx @ extended.T
+        hx = _with_weights(h, weights, layout.by_item)
+        extended = self._extend(rows, now)
         slots = items["slot"]
         slots[rows] = np.arange(len(rows), dtype=np.int32)
-        mask_own(own, slots, shared)
+        found = self._walk(block, now, Negatives(slots, self._correction))
+        logits = np.empty(found.items.shape, np.float32)
+        kernels.own_logits(
+            found.items,
+            found.correction,
+            found.features,
+            np.ascontiguousarray(weights[:, 1:]),
+            hx,
+            items["vector"],
+            items["bias"],
+            logits,
+        )
+        shared: Float32 = hx @ extended.T
+        mask_own(found.items, slots, shared)
         slots[rows] = -1
         loss = softmax_gradient(logits, shared, block.weights)
         dhx: Float32 = shared @ extended
         drows: Float32 = shared.T @ hx
-        dweights = np.empty((len(block), len(state.mixing.values)))
-        kernels.own_backward(own, block.clicked, logits, features, items["vector"], h, block.known_items, dhx, dweights)
-        dpositions, dpriorities = self._priority_gradients(block, dhx, scale)
-        return Gradients(rows, own, logits, hx, dhx, drows, dweights, dpositions, dpriorities, loss)
+        dweights = np.empty_like(weights)
+        kernels.own_backward(
+            found.items, logits, found.features, items["vector"], h, block.known_items, dhx, dweights
+        )
+        dpositions, dpriorities = self._priority_gradients(block, dhx, scales)
+        return Gradients(
+            rows, found.items, logits, hx, dhx, scales, drows, opened, searched, dweights, dpositions, dpriorities, loss
+        )
 
-    def touch(self, table: str, rows: Int32) -> None:
-        """Note rows of "users" or "items" that a serving view must copy."""
-        columns = self._state.users if table == "users" else self._state.items
-        touch(rows.ravel(), columns["touched"], columns["touched_order"], self._touched[table])
+    def _walk(self, block: Block, now: float, negatives: Negatives) -> Found:
+        state, size, contexts = self._state, len(block), block.contexts
+        found = Found(
+            self._own[:size], self._own_correction[:size], self._features[:size], state.items["mark"]
+        )
+        read = state.readable()
+        candidates.walk(
+            Seen(contexts.items, contexts.fresh, contexts.users, contexts.times),
+            block.targets,
+            False,
+            now,
+            Transitions.of(state.items),
+            read.own_items(),
+            self._near(block),
+            Items(state.items["log_counts"], state.totals, state.items["first_ms"], long_counter(state.config)),
+            negatives,
+            found,
+        )
+        return found
 
-    def take_touched(self, table: str) -> Int32:
-        """The rows noted since the last call, int32, in the order of their first touch."""
-        columns, count = (self._state.users if table == "users" else self._state.items), self._touched[table]
-        rows: Int32 = columns["touched_order"][: count[0]].copy()
-        columns["touched"][rows] = 0
-        count[0] = 0
-        return rows
+    def _near(self, block: Block) -> Near:
+        state, size, contexts = self._state, len(block), block.contexts
+        near = Near(
+            np.empty((size, neighbours.FOUND), np.int32),
+            np.empty((size, neighbours.FOUND), np.float32),
+            np.empty(size, np.float32),
+        )
+        sessions = state.readable().neighbour_sessions()
+        neighbours.search(
+            contexts.items,
+            contexts.stale,
+            contexts.users,
+            block.searched,
+            sessions,
+            self._similarity,
+            state.items["near"],
+            near,
+        )
+        return near
 
     def _combine(self, block: Block) -> Float32:
         state = self._state
         h = np.empty((len(block), state.config.dim), np.float32)
         kernels.combine(
-            block.clicked,
-            block.kinds,
-            block.users,
+            block.contexts.items,
+            block.contexts.kinds,
+            block.contexts.users,
             state.positions,
             state.types["priority"],
             state.items["input"],
@@ -142,46 +201,33 @@ class Trainer:
         )
         return h
 
-    def _extend(self, rows: Int32) -> Float32:
+    def _extend(self, rows: Int32, now: float) -> Float32:
         state, items = self._state, self._state.items
         extended = self._extended[: len(rows)]
         kernels.extend(
-            rows, items["vector"], items["bias"], items["log_counts"], state.totals, self._correction, extended
-        )
-        return extended
-
-    def _own(self, block: Block, hx: Float32, repeats: Float32) -> tuple[Int32, Float32, Float32]:
-        """Own candidates [B, C], their logits [B, C] and popularity features [B, C, P]."""
-        state, items = self._state, self._state.items
-        own = np.empty((len(block), block.clicked.shape[1] + 1), np.int32)
-        own_candidates(block.targets, block.clicked, own)
-        logits = np.empty(own.shape, np.float32)
-        features = np.zeros((*own.shape, len(state.totals)), np.float32)
-        kernels.own_logits(
-            own,
-            block.clicked,
-            hx,
+            rows,
             items["vector"],
             items["bias"],
             items["log_counts"],
             state.totals,
-            repeats,
-            features,
-            logits,
+            items["first_ms"],
+            now,
+            self._correction,
+            extended,
         )
-        return own, logits, features
+        return extended
 
-    def _priority_gradients(self, block: Block, dhx: Float32, scale: float) -> tuple[Float64, Float64]:
+    def _priority_gradients(self, block: Block, dhx: Float32, scales: Float32) -> tuple[Float64, Float64]:
         state = self._state
         dpositions, dpriorities = np.zeros(len(state.positions)), np.zeros(len(state.types))
         kernels.priority_gradients(
-            block.clicked,
-            block.kinds,
+            block.contexts.items,
+            block.contexts.kinds,
             state.positions,
             state.types["priority"],
             state.items["input"],
             dhx,
-            np.float32(scale),
+            scales,
             dpositions,
             dpriorities,
         )
@@ -205,22 +251,24 @@ class Trainer:
             rate * config.bias_rate,
         )
         kernels.update_inputs(
-            block.clicked,
-            block.kinds,
-            block.users,
+            block.contexts.items,
+            block.contexts.kinds,
+            block.contexts.users,
             block.known_users,
             state.positions,
             state.types["priority"],
             found.dhx,
-            np.float32(state.mixing.values[0]),
+            found.scales,
             items["input"],
             items["input_sum"],
             users["vector"],
             users["vector_sum"],
             steps,
         )
-        self.touch("items", found.rows)
-        self.touch("items", found.own)
+        items.touch(found.rows)
+        items.touch(found.own)
+        items.touch(block.contexts.items)
+        users.touch(np.where(block.contexts.users < block.known_users, block.contexts.users, -1).astype(np.int32))
 
     def _move_weights(self, found: Gradients, rate: float) -> None:
         state, config = self._state, self._state.config
@@ -228,13 +276,21 @@ class Trainer:
         embedding.descend(state.positions, state.position_sums, found.dpositions, step, config)
         types = state.types
         embedding.descend(types["priority"], types["priority_sum"], found.dpriorities, step, config)
-        state.mixing.learn(found.dweights, config, rate)
+        state.mixing.learn(found.dweights, found.opened, found.searched, config, rate)
 
 
-def _with_weights(h: Float32, scale: float, popularity: Float32) -> Float32:
-    """Rows hx [B, X] = [scale * h | popularity weights | 1]: its product with an extended row is a logit."""
-    hx = np.empty((len(h), h.shape[1] + len(popularity) + 1), np.float32)
-    np.multiply(h, np.float32(scale), out=hx[:, : h.shape[1]])
-    hx[:, h.shape[1] : -1] = popularity
+def long_counter(config: LearnerConfig) -> int:
+    """Which popularity counter multiplies into the products."""
+    hours = np.array(config.half_lives_hours)
+    return int(np.abs(np.log(hours / LONG_COUNTER_HOURS)).argmin())
+
+
+def _with_weights(h: Float32, weights: Float32, by_item: int) -> Float32:
+    """Rows hx [B, X] = [scale * h | weights of the features by item | 1]: its product with an extended row is a logit
+    without the features that depend on the context.
+    """
+    hx = np.empty((len(h), h.shape[1] + by_item + 1), np.float32)
+    np.multiply(h, weights[:, :1], out=hx[:, : h.shape[1]])
+    hx[:, h.shape[1] : -1] = weights[:, 1 : 1 + by_item]
     hx[:, -1] = 1.0
     return hx

@@ -1,15 +1,21 @@
-"""The global weights: how much the embedding's score, popularity and repeats count, learned by natural-gradient steps.
+"""The weights of the parts: how much each feature of a candidate counts, learned in the one loss.
 
-F <- decay F + sum g g' per block; once enough clicks have gathered, w <- w - (F + ridge I)^-1 sum g. There is no step
-size to choose. Serving reads a moving average.
+A context's weights are the global row, plus a second global row on what a neighbour search changes where one was made,
+plus a small row for each gate that is open. The two global rows are learned together by natural-gradient steps,
+F <- decay F + sum g g' per block and, once enough clicks have gathered, w <- w - (F + ridge I)^-1 sum g: there is no
+step size to choose. Serving reads a moving average. The rows of the gates are learned by AdaGrad.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
 
-from model.batch import Float32, Float64
+import numpy as np
+import numpy.typing as npt
+
+from model.batch import Float32, Float64, Int32
 from model.config import LearnerConfig
+from model.parts import gates, neighbours, own_items, transitions
 
 FIRST_SCALE = 0.3
 """The embedding's weight at the start: it must earn its say."""
@@ -19,12 +25,81 @@ that has learned nothing yet ranks by it."""
 AVERAGING = 0.9
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where each feature stands, counting from 0. The weights of a context are [embedding's scale | features].
+
+    By item: `popularity` P log shares, `age`. By context and item: `repeat` K indicators of its places in the context,
+    `fresh` clicked in this very batch, `repeat_popularity`, `repeat_age`, `follows` one per lag, `follows_popularity`,
+    `own` (see own_items), `near` (see neighbours).
+    """
+
+    counters: int
+    length: int
+
+    @property
+    def age(self) -> int:
+        return self.counters
+
+    @property
+    def by_item(self) -> int:
+        """How many features depend on the item alone; they come first."""
+        return self.counters + 1
+
+    @property
+    def repeat(self) -> int:
+        return self.by_item
+
+    @property
+    def fresh(self) -> int:
+        return self.repeat + self.length
+
+    @property
+    def follows(self) -> int:
+        return self.fresh + 3
+
+    @property
+    def own(self) -> int:
+        return self.follows + transitions.LAGS + 1
+
+    @property
+    def near(self) -> int:
+        return self.own + own_items.FEATURES
+
+    @property
+    def features(self) -> int:
+        return self.near + neighbours.FEATURES
+
+    @property
+    def searched(self) -> npt.NDArray[np.intp]:
+        """Places in a context's weights that have a second global weight where a neighbour search was made."""
+        changed = [*range(self.by_item), *range(self.follows, self.own)]
+        return np.array(changed, np.intp) + 1
+
+    def names(self) -> list[str]:
+        """Names of a context's weights, in order."""
+        return [
+            "embedding",
+            *(f"popularity_{place}" for place in range(self.counters)),
+            "age",
+            *(f"repeat_{place}" for place in range(self.length)),
+            *("repeat_fresh", "repeat_popularity", "repeat_age"),
+            *(f"follows_{lag}" for lag in range(transitions.LAGS)),
+            "follows_popularity",
+            *("own", "own_count", "own_recency", "own_return", "own_popularity"),
+            *("near_lift", "near_mass", "near_lift_mass"),
+        ]
+
+
 class Mixing:
-    """Global weights [scale | popularity P | repeats K], float64 [1 + P + K]. `served` is their moving average."""
+    """`values` float64 [1 + features + searched]: the two global rows; `served`: their moving average. `gates`, with
+    AdaGrad's `gate_sums`: float32 [gate values, 1 + features].
+    """
 
     def __init__(self, config: LearnerConfig) -> None:
-        size = 1 + len(config.half_lives_hours) + config.sequence_length
-        self.counters = len(config.half_lives_hours)
+        self.layout = Layout(len(config.half_lives_hours), config.sequence_length)
+        width = 1 + self.layout.features
+        size = width + len(self.layout.searched)
         self.values = np.zeros(size)
         self.values[0] = FIRST_SCALE
         self.values[1 + config.baseline_half_life] = FIRST_POPULARITY
@@ -32,13 +107,17 @@ class Mixing:
         self.fisher = np.zeros((size, size))
         self.gradient = np.zeros(size)
         self.pending = np.zeros(1)
+        self.gates = np.zeros((gates.VALUES, width), np.float32)
+        self.gate_sums = np.zeros((gates.VALUES, width), np.float32)
 
-    def learn(self, gradients: Float64, config: LearnerConfig, rate: float) -> None:
-        """Take in the gradients [B, weights] of a block; step when enough clicks have gathered, times `rate`."""
+    def learn(self, found: Float32, opened: Int32, searched: Float32, config: LearnerConfig, rate: float) -> None:
+        """Take in the gradients [B, 1 + features] of a block; global rows step when enough clicks have gathered."""
+        both = np.concatenate((found, found[:, self.layout.searched] * searched[:, None]), axis=1).astype(np.float64)
         self.fisher *= config.fisher_decay
-        self.fisher += gradients.T @ gradients
-        self.gradient += gradients.sum(axis=0)
-        self.pending += len(gradients)
+        self.fisher += both.T @ both
+        self.gradient += both.sum(axis=0)
+        self.pending += len(both)
+        gates.descend(opened, found, self.gates, self.gate_sums, rate * config.gate_rate, config.gate_start)
         if self.pending[0] >= config.weight_step_clicks:
             self._step(config.ridge, rate)
 
@@ -49,8 +128,13 @@ class Mixing:
         self.gradient[:] = 0.0
         self.pending[:] = 0.0
 
-    @staticmethod
-    def split(weights: Float64, counters: int) -> tuple[float, Float32, Float32]:
-        """Weights as (scale, popularity [P], repeats [K]), float32 for the kernels."""
-        single = weights.astype(np.float32)
-        return float(single[0]), single[1 : 1 + counters], single[1 + counters :]
+
+def context_weights(layout: Layout, values: Float64, rows: Float32, opened: Int32, searched: Float32) -> Float32:
+    """The weights of each context, float32 [B, 1 + features]: `values` as in `Mixing`, `rows` of all gate values,
+    `opened` int32 [B, GATES], `searched` float32 [B], 1 where there was a search.
+    """
+    width = 1 + layout.features
+    weights: Float32 = rows[opened].sum(axis=1)
+    weights += values[:width].astype(np.float32)
+    weights[:, layout.searched] += searched[:, None] * values[width:].astype(np.float32)
+    return weights

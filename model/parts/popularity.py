@@ -20,7 +20,7 @@ HOUR_MS = 3_600_000.0
 
 def item_columns(counters: int) -> dict[str, Column]:
     """`log_counts`: log of the decayed count at each half-life."""
-    return {"log_counts": Column(counters, np.float64, NEVER)}
+    return {"log_counts": Column(counters, np.float64, NEVER, memory=True)}
 
 
 def growth_rates(half_lives_hours: tuple[float, ...]) -> Float64:
@@ -57,22 +57,10 @@ def count_clicks(items: Int32, times: Float64, rates: Float64, log_counts: Float
 
 
 @kernel
-def prior_scores(
-    log_counts: Float64,
-    totals: Float64,
-    weights: Float32,
-    biases: Float32,
-    baseline: int,
-    prior: Float32,
-    popular: Float32,
-) -> None:
-    """Of every item [n]: prior = bias + weights . popularity features, and popular = the log share at one half-life."""
-    for j in range(prior.shape[0]):
-        score = biases[j]
-        for p in range(totals.shape[0]):
-            score += weights[p] * np.float32(max(log_counts[j, p] - totals[p], FLOOR) - FLOOR)
-        prior[j] = score
-        popular[j] = max(log_counts[j, baseline] - totals[baseline], 4.0 * FLOOR)
+def log_shares(log_counts: Float64, totals: Float64, which: int, shares: Float32) -> None:
+    """Write the log share of every item [n] at one half-life, down to four times the floor."""
+    for j in range(shares.shape[0]):
+        shares[j] = max(log_counts[j, which] - totals[which], 4.0 * FLOOR)
 
 
 def mean_shift(log_counts: Float64, totals: Float64, recent: int) -> float:

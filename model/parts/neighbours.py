@@ -1,0 +1,273 @@
+"""Neighbour sessions: what else was clicked in the sessions that share items with this context, as lift over chance.
+
+A session ends at a pause or when it is full (24 distinct items). Sessions lie in a ring; each item knows the last ones
+that it was in. For the distinct items of a context, newest first (q = 0, 1, ...), each session of an item gathers
+.9^q idf^2, with idf = ln(1 + sessions / (sessions with the item + 1)), and .3 times that for items before a pause.
+Of the most similar sessions, p_i is the share of similarity that lies in sessions with item i (Jannach and Ludewig's
+session kNN). What ranks is not p but how far it lies above the item's popularity share: ln(1 + .03 p / (share + 1e-5)).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from model.batch import Float32, Float64, Int32, Int64, UInt8
+from model.kernels import kernel
+from model.table import Column, Columns, Table
+
+MEMBERS = 24
+FEATURES = 3
+FOUND = 40
+"""Items that a search answers, strongest first."""
+SIMILAR = 100
+"""Sessions that a search looks into, or as many more as share the last step of similarity."""
+STEPS = 256
+POSITION_DECAY = 0.9
+STALE = 0.3
+LIFT = 0.03
+RARE = 1e-5
+_WRAP = 0x7FFFFFFF
+_PAUSE_MS = 1_800_000.0
+
+
+class Sessions(NamedTuple):
+    """`members` int32 [ring, 24], -1 where free; `sizes`, `numbers` int32 [ring]: how many, and which session.
+    `of_user` int32 [users]: the number of a user's session, -1 for none. `recent` int32 [items, R]: numbers of the last
+    sessions with an item, as a ring; `counts` int32 [items]: how many there ever were. `begun` int64 [1]: sessions so
+    far. Numbers count modulo 2^31; the slot of a session is its number modulo `ring`, a power of two.
+    """
+
+    members: Int32
+    sizes: Int32
+    numbers: Int32
+    of_user: Int32
+    recent: Int32
+    counts: Int32
+    begun: Int64
+    ring: int
+
+    @classmethod
+    def of(cls, kept: Columns, users: Table, items: Table, begun: Int64, ring: int) -> Sessions:
+        return cls(
+            kept["members"],
+            kept["sizes"],
+            kept["numbers"],
+            users["session"],
+            items["recent_sessions"],
+            items["session_count"],
+            begun,
+            ring,
+        )
+
+
+class Near(NamedTuple):
+    """What searches found: `items` int32 [B, FOUND] strongest first, -1 where none; `shares` float32 [B, FOUND] their
+    p; `mass` float32 [B] = ln(1 + similarity in all), negative where there was no search.
+    """
+
+    items: Int32
+    shares: Float32
+    mass: Float32
+
+
+def user_columns() -> dict[str, Column]:
+    return {"session": Column(0, np.int32, -1, memory=True)}
+
+
+def item_columns(width: int) -> dict[str, Column]:
+    return {
+        "recent_sessions": Column(width, np.int32, -1, memory=True),
+        "session_count": Column(0, np.int32, memory=True),
+    }
+
+
+def ring_columns() -> dict[str, Column]:
+    return {
+        "members": Column(MEMBERS, np.int32, -1, memory=True),
+        "sizes": Column(0, np.int32, memory=True),
+        "numbers": Column(0, np.int32, -1, memory=True),
+    }
+
+
+def features(share: float, mass: float, log_share: float) -> list[float]:
+    """(lift, mass, lift times mass) of an item with p = `share` and the log of its popularity share."""
+    lift = math.log1p(LIFT * share / (math.exp(log_share) + RARE)) if share > 0.0 else 0.0
+    return [lift, mass if share > 0.0 else 0.0, lift * mass]
+
+
+def count_in(users: Int32, items: Int32, times: Float64, last_ms: Float64, kept: Columns, sessions: Sessions) -> Int32:
+    """Put each click of a batch into its user's session, in order; the slots that changed are answered, int32.
+
+    `kept` has room for the batch (`make_room`) and is cut to what is in use. `last_ms` float64 [users] as before it.
+    """
+    touched = np.empty(len(users), np.int32)
+    count = _count_in(users, items, times, last_ms.copy(), sessions, touched)
+    kept.shrink(min(int(sessions.begun[0]), sessions.ring))
+    return touched[:count]
+
+
+def make_room(kept: Columns, clicks: int, ring: int) -> None:
+    """Let `kept` have slots for as many new sessions as there are clicks, and no more than the ring."""
+    kept.extend(min(clicks, ring - len(kept)))
+
+
+@kernel
+def _join(sessions: Sessions, user: int, item: int, is_new: bool) -> int:
+    """Put an item into the user's session, or a new one; the slot is answered, or -1 when nothing changed."""
+    number, ring = sessions.of_user[user], sessions.ring
+    slot = number & (ring - 1)
+    alive = number >= 0 and not is_new and sessions.numbers[slot] == number and sessions.sizes[slot] < MEMBERS
+    if alive:
+        for place in range(sessions.sizes[slot]):
+            if sessions.members[slot, place] == item:
+                return -1
+    else:
+        number = np.int32(sessions.begun[0] & _WRAP)
+        sessions.begun[0] += 1
+        slot = number & (ring - 1)
+        sessions.numbers[slot] = number
+        sessions.sizes[slot] = 0
+        sessions.members[slot, :] = -1
+        sessions.of_user[user] = number
+    sessions.members[slot, sessions.sizes[slot]] = item
+    sessions.sizes[slot] += 1
+    sessions.recent[item, sessions.counts[item] % sessions.recent.shape[1]] = number
+    sessions.counts[item] += 1
+    return slot
+
+
+@kernel
+def _count_in(
+    users: Int32, items: Int32, times: Float64, last_ms: Float64, sessions: Sessions, touched: Int32
+) -> int:
+    """Put each click into its user's session, in order; the slots that changed go to `touched`, and how many is
+    answered. `last_ms` float64 [users] is scratch, on entry as before the batch.
+    """
+    count = 0
+    for i in range(users.shape[0]):
+        user = users[i]
+        slot = _join(sessions, user, items[i], times[i] - last_ms[user] > _PAUSE_MS)
+        last_ms[user] = times[i]
+        if slot >= 0:
+            touched[count] = slot
+            count += 1
+    return count
+
+
+@kernel
+def search(
+    clicked: Int32,
+    stale: UInt8,
+    users: Int32,
+    wanted: UInt8,
+    sessions: Sessions,
+    similarity: Float32,
+    weight: Float32,
+    near: Near,
+) -> None:
+    """Fill `near` for the contexts clicked int32 [B, K] that are `wanted`; `similarity` float32 [ring] and `weight`
+    float32 [items] are scratch, zero on entry and exit.
+    """
+    width = sessions.recent.shape[1]
+    slots = np.empty(clicked.shape[1] * width, np.int32)
+    found = np.empty(clicked.shape[1] * width * MEMBERS, np.int32)
+    chosen = np.empty(clicked.shape[1] * width, np.int32)
+    for b in range(clicked.shape[0]):
+        near.items[b, :] = -1
+        near.mass[b] = np.float32(-1.0)
+        if not wanted[b]:
+            continue
+        own = sessions.of_user[users[b]] if users[b] < sessions.of_user.shape[0] else -1
+        n_slots = _gather(clicked, stale, b, own, sessions, similarity, slots)
+        n_chosen = _strongest(slots, n_slots, similarity, chosen)
+        total, n_found = np.float32(0.0), 0
+        for place in range(n_chosen):
+            slot = chosen[place]
+            total += similarity[slot]
+            for member in range(sessions.sizes[slot]):
+                item = sessions.members[slot, member]
+                if weight[item] == 0.0:
+                    found[n_found] = item
+                    n_found += 1
+                weight[item] += similarity[slot]
+        near.mass[b] = np.log1p(total)
+        _keep(found, n_found, weight, total, near, b)
+        for place in range(n_found):
+            weight[found[place]] = np.float32(0.0)
+        for place in range(n_slots):
+            similarity[slots[place]] = np.float32(0.0)
+
+
+@kernel
+def _gather(
+    clicked: Int32, stale: UInt8, b: int, own: int, sessions: Sessions, similarity: Float32, slots: Int32
+) -> int:
+    """Add up the similarity of every session that shares an item; how many there are is answered."""
+    ring, width = sessions.ring, sessions.recent.shape[1]
+    n_slots, factor = 0, np.float32(1.0)
+    for k in range(clicked.shape[1]):
+        item = clicked[b, k]
+        fresh = item >= 0
+        for earlier in range(k):
+            fresh = fresh and clicked[b, earlier] != item
+        if not fresh:
+            continue
+        idf = np.float32(np.log1p(sessions.begun[0] / (sessions.counts[item] + 1.0)))
+        gain = factor * idf * idf * (np.float32(STALE) if stale[b, k] else np.float32(1.0))
+        factor *= np.float32(POSITION_DECAY)
+        for place in range(min(sessions.counts[item], width)):
+            number = sessions.recent[item, place]
+            slot = number & (ring - 1)
+            if number == own or sessions.numbers[slot] != number:
+                continue
+            if similarity[slot] == 0.0:
+                slots[n_slots] = slot
+                n_slots += 1
+            similarity[slot] += gain
+    return n_slots
+
+
+@kernel
+def _strongest(slots: Int32, n_slots: int, similarity: Float32, chosen: Int32) -> int:
+    """Choose the sessions of the highest steps of similarity, until there are SIMILAR; in the order they were met."""
+    if n_slots <= SIMILAR:
+        chosen[:n_slots] = slots[:n_slots]
+        return n_slots
+    top = np.float32(0.0)
+    for place in range(n_slots):
+        top = max(top, similarity[slots[place]])
+    counts = np.zeros(STEPS, np.int32)
+    unit = np.float32(STEPS - 1) / top
+    for place in range(n_slots):
+        counts[int(similarity[slots[place]] * unit)] += 1
+    step, enough = STEPS - 1, counts[STEPS - 1]
+    while enough < SIMILAR:
+        step -= 1
+        enough += counts[step]
+    n_chosen = 0
+    for place in range(n_slots):
+        if int(similarity[slots[place]] * unit) >= step:
+            chosen[n_chosen] = slots[place]
+            n_chosen += 1
+    return n_chosen
+
+
+@kernel
+def _keep(found: Int32, n_found: int, weight: Float32, total: np.float32, near: Near, b: int) -> None:
+    """Insert the heaviest items into near.items[b], heaviest first, with their shares of `total`."""
+    size, width = 0, near.items.shape[1]
+    for place in range(n_found):
+        share = weight[found[place]] / total
+        if size == width and share <= near.shares[b, width - 1]:
+            continue
+        spot = min(size, width - 1)
+        while spot > 0 and near.shares[b, spot - 1] < share:
+            near.shares[b, spot] = near.shares[b, spot - 1]
+            near.items[b, spot] = near.items[b, spot - 1]
+            spot -= 1
+        near.shares[b, spot] = share
+        near.items[b, spot] = found[place]
+        size = min(size + 1, width)
