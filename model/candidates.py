@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model.batch import Float32, Float64, Int32
-from model.kernels import FLOOR, kernel
+from model.kernels import FLOOR, inlined, kernel
 from model.parts.neighbours import Near
 from model.parts.own_items import OwnItems
 from model.parts.transitions import Transitions
@@ -26,6 +26,7 @@ SURE_NEAR = 5
 """and so many of what neighbours clicked."""
 LATER_WIDTH = 15
 """Transitions of the last item but one, and but two, are read so far down."""
+FADE_MS = math.log(2.0) / 604_800_000.0
 ROOM = 16
 """Places beside the certain ones for shared negatives that turn out to have features."""
 
@@ -52,22 +53,18 @@ class Items(NamedTuple):
     long: int
 
 
-class Negatives(NamedTuple):
-    """The shared negatives: `slots` int32 [items] is -1 or a negative's column, `correction` float32 [M]."""
-
-    slots: Int32
-    correction: Float32
-
-
 class Found(NamedTuple):
     """What the walk writes. `items` int32 [B, C], -1 past the last one; `correction` float32 [B, C]: log of a
-    candidate's chance to be drawn, 0 for certain ones; `features` float32 [B, C, F]; `marks` int32 [items] is scratch.
+    candidate's chance to be drawn, 0 for certain ones; `features` float32 [B, C, F].
     """
 
     items: Int32
     correction: Float32
     features: Float32
-    marks: Int32
+
+
+DRAWN = 1 << 20
+"""A mark from here on is a shared negative's column; below, a candidate's place."""
 
 
 def room(length: int) -> int:
@@ -80,186 +77,190 @@ def room_for_all(length: int, own_limit: int, width: int, found: int) -> int:
     return length + own_limit + width + 2 * LATER_WIDTH + found
 
 
-@kernel
-def _held(found: Found, b: int, count: int, item: int) -> int:
-    """Place of an item among the candidates of b, or -1."""
-    place = found.marks[item]
-    return place if 0 <= place < count and found.items[b, place] == item else -1
-
-
-@kernel
-def _add(found: Found, b: int, count: int, item: int, items: Items, now: float) -> None:
+@inlined
+def _add(item, b, count, log_counts, totals, first_ms, now, out_items, features, marks, before):  # type: ignore[no-untyped-def]
     """Make an item the candidate at place `count`: its features by item, the others zero."""
-    found.items[b, count] = item
-    found.marks[item] = count
-    found.correction[b, count] = 0.0
-    found.features[b, count, :] = 0.0
-    for p in range(items.totals.shape[0]):
-        found.features[b, count, p] = max(items.log_counts[item, p] - items.totals[p], FLOOR) - FLOOR
-    age = max(now - items.first_ms[item], 0.0)
-    found.features[b, count, items.totals.shape[0]] = math.log1p(age / 3_600_000.0)
-
-
-@kernel
-def _place(
-    found: Found, b: int, count: int, item: int, every: bool, negatives: Negatives, items: Items, now: float
-) -> int:
-    """Place of an item that has a feature; `count` where it must be added first; -1 where it is no candidate."""
-    place = _held(found, b, count, item)
-    if place >= 0:
-        return place
-    if count >= found.items.shape[1]:
-        return -1
-    if every:
-        _add(found, b, count, item, items, now)
-        return count
-    slot = negatives.slots[item] if item < negatives.slots.shape[0] else -1
-    if slot < 0:
-        return -1
-    _add(found, b, count, item, items, now)
-    found.correction[b, count] = negatives.correction[slot]
-    return count
-
-
-@kernel
-def _certain(
-    seen: Seen, targets: Int32, b: int, transitions: Transitions, own: OwnItems, near: Near, items: Items, now: float,
-    found: Found,
-) -> int:
-    """Put in the target, the context, the strongest transitions, the first own items and neighbours."""
-    _add(found, b, 0, targets[b], items, now)
-    count = 1
-    last = -1
-    for k in range(seen.clicked.shape[1]):
-        item = seen.clicked[b, k]
-        if item >= 0:
-            last = item if last < 0 else last
-            if _held(found, b, count, item) < 0:
-                _add(found, b, count, item, items, now)
-                count += 1
-    if last >= 0:
-        for place in range(min(SURE_NEXT, transitions.items.shape[1])):
-            item = transitions.items[last, place]
-            if item < 0:
-                break
-            if _held(found, b, count, item) < 0:
-                _add(found, b, count, item, items, now)
-                count += 1
-    for place in range(min(SURE_NEAR, near.items.shape[1])):
-        item = near.items[b, place]
-        if item < 0:
-            break
-        if _held(found, b, count, item) < 0:
-            _add(found, b, count, item, items, now)
-            count += 1
-    if seen.users[b] < own.heads.shape[0]:
-        chunk, added = own.heads[seen.users[b]], 0
-        while chunk >= 0 and added < SURE_OWN:
-            for place in range(own.items.shape[1]):
-                item = own.items[chunk, place]
-                if item >= 0 and added < SURE_OWN and _held(found, b, count, item) < 0:
-                    _add(found, b, count, item, items, now)
-                    count += 1
-                    added += 1
-            chunk = own.links[chunk]
-    return count
+    out_items[b, count] = item
+    before[count] = marks[item]
+    marks[item] = count
+    features[b, count, :] = 0.0
+    for p in range(totals.shape[0]):
+        features[b, count, p] = max(log_counts[item, p] - totals[p], FLOOR) - FLOOR
+    features[b, count, totals.shape[0]] = math.log1p(max(now - first_ms[item], 0.0) / 3_600_000.0)
 
 
 @kernel
 def walk(
     seen: Seen,
     targets: Int32,
-    every: bool,
     now: float,
     transitions: Transitions,
     own: OwnItems,
     near: Near,
+    near_rows: Int32,
     items: Items,
-    negatives: Negatives,
+    marks: Int32,
+    correction: Float32,
     found: Found,
 ) -> None:
-    """Fill `found` for B contexts. In training `every` is false: the candidates are `targets` int32 [B], the certain
-    ones, and those shared negatives that have a feature. At scoring it is true: all items with a feature, no targets.
+    """Fill `found` for B contexts.
+
+    In training `targets` int32 [B] are given: candidates are the targets, the certain ones, and those shared negatives
+    that have a feature. `marks` int32 [items] is -1, or DRAWN + the column of a shared negative; `correction`
+    float32 [M] theirs. At scoring there are no targets: all items with a feature are found. `marks` is as it was
+    afterwards.
     """
-    counters, length = items.totals.shape[0], seen.clicked.shape[1]
+    clicked, times = seen.clicked, seen.times
+    log_counts, totals, first_ms, long = items.log_counts, items.totals, items.first_ms, items.long
+    next_items, next_weights, next_totals, next_ms = (
+        transitions.items, transitions.weights, transitions.totals, transitions.updated_ms
+    )
+    near_items, near_shares, near_mass = near.items, near.shares, near.mass
+    heads, own_rows, own_counts, own_minutes, links = own.heads, own.items, own.counts, own.minutes, own.links
+    out_items, out_correction, features = found.items, found.correction, found.features
+    every = targets.shape[0] == 0
+    counters, length, limit = totals.shape[0], clicked.shape[1], out_items.shape[1]
     repeat = counters + 1
     follows = repeat + length + 3
     belongs = follows + 4
-    lifted = belongs + 5
-    for b in range(seen.clicked.shape[0]):
-        count = 0 if every else _certain(seen, targets, b, transitions, own, near, items, now, found)
-        lag = 0
-        for k in range(length):
-            item = seen.clicked[b, k]
-            if item < 0:
-                continue
-            place = _place(found, b, count, item, every, negatives, items, now)
-            if place < 0:
-                continue
-            count = max(count, place + 1)
-            row = found.features[b, place]
-            row[repeat + k] = 1.0
-            if k < seen.fresh[b]:
-                row[repeat + length] = 1.0
-            row[repeat + length + 1] = row[items.long]
-            row[repeat + length + 2] = row[counters]
-        for k in range(length):
-            before = seen.clicked[b, k]
-            if before < 0:
-                continue
-            width = transitions.items.shape[1] if lag == 0 else min(LATER_WIDTH, transitions.items.shape[1])
-            age = max(seen.times[b] - transitions.updated_ms[before], 0.0)
-            fade = math.exp(-math.log(2.0) / 604_800_000.0 * age)
-            total = transitions.totals[before] * fade + 1.0
-            for rank in range(width):
-                item = transitions.items[before, rank]
+    lifted = belongs + 6
+    before = np.empty(limit, np.int32)
+    for b in range(clicked.shape[0]):
+        count = 0
+        user = seen.users[b] if seen.users[b] < heads.shape[0] else -1
+        beside = near_rows[b]
+        # The candidates that are certain.
+        if not every:
+            _add(targets[b], b, 0, log_counts, totals, first_ms, now, out_items, features, marks, before)
+            count = 1
+            last = -1
+            for k in range(length):
+                item = clicked[b, k]
+                if item >= 0:
+                    last = item if last < 0 else last
+                    if marks[item] < 0 or marks[item] >= DRAWN:
+                        _add(item, b, count, log_counts, totals, first_ms, now, out_items, features, marks, before)
+                        count += 1
+            if last >= 0:
+                for place in range(min(SURE_NEXT, next_items.shape[1])):
+                    item = next_items[last, place]
+                    if item < 0:
+                        break
+                    if marks[item] < 0 or marks[item] >= DRAWN:
+                        _add(item, b, count, log_counts, totals, first_ms, now, out_items, features, marks, before)
+                        count += 1
+            for place in range(min(SURE_NEAR, near_items.shape[1]) if beside >= 0 else 0):
+                item = near_items[beside, place]
                 if item < 0:
                     break
-                place = _place(found, b, count, item, every, negatives, items, now)
-                if place < 0:
+                if marks[item] < 0 or marks[item] >= DRAWN:
+                    _add(item, b, count, log_counts, totals, first_ms, now, out_items, features, marks, before)
+                    count += 1
+            if user >= 0:
+                chunk, added = heads[user], 0
+                while chunk >= 0 and added < SURE_OWN:
+                    for place in range(own_rows.shape[1]):
+                        item = own_rows[chunk, place]
+                        if item >= 0 and added < SURE_OWN and (marks[item] < 0 or marks[item] >= DRAWN):
+                            _add(item, b, count, log_counts, totals, first_ms, now, out_items, features, marks, before)
+                            count += 1
+                            added += 1
+                    chunk = links[chunk]
+            out_correction[b, :count] = 0.0
+        # Repeats.
+        for k in range(length):
+            item = clicked[b, k]
+            if item < 0:
+                continue
+            place = marks[item]
+            if place < 0 and every:
+                place = count
+                _add(item, b, count, log_counts, totals, first_ms, now, out_items, features, marks, before)
+                count += 1
+            if place < 0 or place >= DRAWN:
+                continue
+            features[b, place, repeat + k] = 1.0
+            if k < seen.fresh[b]:
+                features[b, place, repeat + length] = 1.0
+            features[b, place, repeat + length + 1] = features[b, place, long]
+            features[b, place, repeat + length + 2] = features[b, place, counters]
+        # Transitions.
+        lag = 0
+        for k in range(length):
+            source = clicked[b, k]
+            if source < 0:
+                continue
+            width = next_items.shape[1] if lag == 0 else min(LATER_WIDTH, next_items.shape[1])
+            fade = math.exp(-FADE_MS * max(times[b] - next_ms[source], 0.0))
+            scale = 100.0 * fade / (next_totals[source] * fade + 1.0)
+            for rank in range(width):
+                item = next_items[source, rank]
+                if item < 0:
+                    break
+                place = marks[item]
+                if place < 0 and not every:
                     continue
-                count = max(count, place + 1)
-                row = found.features[b, place]
-                row[follows + lag] = math.log1p(100.0 * transitions.weights[before, rank] * fade / total)
+                if place < 0 or place >= DRAWN:
+                    if count == limit:
+                        continue
+                    _add(item, b, count, log_counts, totals, first_ms, now, out_items, features, marks, before)
+                    out_correction[b, count] = correction[place - DRAWN] if place >= 0 else 0.0
+                    place = count
+                    count += 1
+                features[b, place, follows + lag] = math.log1p(scale * next_weights[source, rank])
                 if lag == 0:
-                    row[follows + 3] = row[follows] * row[items.long]
+                    features[b, place, follows + 3] = features[b, place, follows] * features[b, place, long]
             lag += 1
             if lag == 3:
                 break
-        if seen.users[b] < own.heads.shape[0]:
-            chunk = own.heads[seen.users[b]]
-            while chunk >= 0:
-                for spot in range(own.items.shape[1]):
-                    item = own.items[chunk, spot]
-                    if item < 0:
+        # The user's own items.
+        chunk = heads[user] if user >= 0 else -1
+        while chunk >= 0:
+            for spot in range(own_rows.shape[1]):
+                item = own_rows[chunk, spot]
+                if item < 0:
+                    continue
+                place = marks[item]
+                if place < 0 and not every:
+                    continue
+                if place < 0 or place >= DRAWN:
+                    if count == limit:
                         continue
-                    place = _place(found, b, count, item, every, negatives, items, now)
-                    if place < 0:
-                        continue
-                    count = max(count, place + 1)
-                    row = found.features[b, place]
-                    hours = max(seen.times[b] / 60_000.0 - own.minutes[chunk, spot], 0.0) / 60.0
-                    row[belongs] = 1.0
-                    row[belongs + 1] = math.log(own.counts[chunk, spot])
-                    row[belongs + 2] = 0.2 * math.log1p(hours)
-                    row[belongs + 3] = (own.returns[item] + 0.5) / (own.clicks[item] + 5.0)
-                    row[belongs + 4] = row[items.long]
-                chunk = own.links[chunk]
-        if near.mass[b] >= 0.0:
-            for rank in range(near.items.shape[1]):
-                item = near.items[b, rank]
+                    _add(item, b, count, log_counts, totals, first_ms, now, out_items, features, marks, before)
+                    out_correction[b, count] = correction[place - DRAWN] if place >= 0 else 0.0
+                    place = count
+                    count += 1
+                hours = max(times[b] / 60_000.0 - own_minutes[chunk, spot], 0.0) / 60.0
+                features[b, place, belongs] = 1.0
+                features[b, place, belongs + 1] = math.log(own_counts[chunk, spot])
+                features[b, place, belongs + 2] = 0.2 * math.log1p(hours)
+                features[b, place, belongs + 3] = (own.returns[item] + 0.5) / (own.clicks[item] + 5.0)
+                features[b, place, belongs + 4] = features[b, place, long]
+                features[b, place, belongs + 5] = 1.0 if hours < 0.5 else 0.0
+            chunk = links[chunk]
+        # Neighbours.
+        if beside >= 0:
+            for rank in range(near_items.shape[1]):
+                item = near_items[beside, rank]
                 if item < 0:
                     break
-                place = _place(found, b, count, item, every, negatives, items, now)
-                if place < 0:
+                place = marks[item]
+                if place < 0 and not every:
                     continue
-                count = max(count, place + 1)
-                row = found.features[b, place]
-                share = math.exp(max(items.log_counts[item, items.long] - items.totals[items.long], 4.0 * FLOOR))
-                row[lifted] = math.log1p(0.03 * near.shares[b, rank] / (share + 1e-5))
-                row[lifted + 1] = near.mass[b]
-                row[lifted + 2] = row[lifted] * near.mass[b]
-        found.items[b, count:] = -1
+                if place < 0 or place >= DRAWN:
+                    if count == limit:
+                        continue
+                    _add(item, b, count, log_counts, totals, first_ms, now, out_items, features, marks, before)
+                    out_correction[b, count] = correction[place - DRAWN] if place >= 0 else 0.0
+                    place = count
+                    count += 1
+                share = math.exp(max(log_counts[item, long] - totals[long], 4.0 * FLOOR))
+                features[b, place, lifted] = math.log1p(0.03 * near_shares[beside, rank] / (share + 1e-5))
+                features[b, place, lifted + 1] = near_mass[beside]
+                features[b, place, lifted + 2] = features[b, place, lifted] * near_mass[beside]
+        out_items[b, count:] = -1
+        for c in range(count - 1, -1, -1):
+            marks[out_items[b, c]] = before[c]
 
 
 @kernel

@@ -34,7 +34,7 @@ class LearnerConfig:
 
     dim: int = 64
     sequence_length: int = 10
-    learning_rate: float = 0.1
+    learning_rate: float = 0.2
     negatives: int = 192
     block: int = 128
     seed: int = 0
@@ -43,7 +43,7 @@ class LearnerConfig:
     type_limit: int = 1000
     bias_rate: float = 0.02
     priority_rate: float = 0.01
-    half_lives_hours: tuple[float, ...] = (1.0, 24.0, 168.0, 1440.0)
+    half_lives_hours: tuple[float, ...] = (1.0, 24.0, 168.0)
     baseline_half_life: int = 1
     accumulator_start: float = 0.1
     accumulator_decay: float = 0.9995
@@ -52,14 +52,15 @@ class LearnerConfig:
     weight_step_clicks: int = 200
     long_ring: int = 200_000
     short_ring: int = 500
-    gate_rate: float = 0.05
-    gate_start: float = 0.1
+    gate_rate: float = 0.02
+    gate_start: float = 1.0
     own_items: int = 128
     transitions: int = 40
     sessions: int = 131_072
     item_sessions: int = 100
     search_clicks: int = 20_000
     search_least: float = 0.12
+    search_reach: int = 4
     score_share: float = 0.1
     score_fraction: float | None = None
 
@@ -129,6 +130,7 @@ _WHOLE = {
     "sessions": (1, 2**30),
     "item_sessions": (1, 1000),
     "search_clicks": (0, 2**62),
+    "search_reach": (0, 1000),
 }
 _REAL = {
     "learning_rate": (0.0, 1e3),

@@ -38,6 +38,11 @@ def kernel(function: F) -> F:
     return cast(F, dispatcher)
 
 
+def inlined(function: F) -> F:
+    """A piece of a kernel, copied into each kernel of its file that calls it."""
+    return cast(F, numba.njit(inline="always")(function))
+
+
 def compiled() -> int:
     """How many kernels this process had to compile because the cache on disk did not have them."""
     return sum(sum(d.stats.cache_misses.values()) for d in _dispatchers if hasattr(d, "stats"))
@@ -142,6 +147,7 @@ def own_logits(
     logit = hx[:d] . vector + weights . features + bias - correction, with `features` [B, C, F], `weights` [B, F].
     """
     for b in range(own.shape[0]):
+        cells = features[b]
         for c in range(own.shape[1]):
             item = own[b, c]
             if item < 0:
@@ -149,7 +155,7 @@ def own_logits(
                 break
             logits[b, c] = (
                 _dot(hx, b, vectors, item, vectors.shape[1])
-                + _dot(weights, b, features[b], c, weights.shape[1])
+                + _dot(weights, b, cells, c, weights.shape[1])
                 + (biases[item] - correction[b, c])
             )
 

@@ -173,7 +173,10 @@ class Learner:
         contexts = self._contexts(rows, times, known_items)
         ready = np.flatnonzero(contexts.following)
         weights = self._weights(rows)
-        searched = self._draw_searches(len(rows))
+        wanted, near_rows = neighbours.sources(
+            self._draw_searches(len(rows)), history.predecessors(rows.users), self.config.search_reach
+        )
+        near = self.trainer.search(contexts.take(wanted))
         losses = [np.empty(0)]
         for start in range(0, len(ready), self.config.block):
             chosen = ready[start : start + self.config.block]
@@ -181,7 +184,8 @@ class Learner:
                 contexts.take(chosen),
                 rows.items[chosen],
                 weights[chosen],
-                searched[chosen],
+                near,
+                near_rows[chosen],
                 known_items,
                 known_users,
             )

@@ -12,7 +12,7 @@ import numpy as np
 
 from model import candidates, kernels
 from model.batch import Float32, Float64, Int32, Int64
-from model.candidates import Found, Items, Negatives, Seen
+from model.candidates import Found, Items, Seen
 from model.evaluation import rank_popular, rank_targets
 from model.parts import age, gates, neighbours
 from model.parts.history import Contexts, Histories, contexts
@@ -84,16 +84,11 @@ def by_item(read: Readable, now: float) -> Float32:
 def walk(read: Readable, asked: Contexts, now: float) -> Found:
     """All items that have features of these contexts."""
     config, count = read.config, len(asked)
-    near = Near(
-        np.empty((count, neighbours.FOUND), np.int32),
-        np.empty((count, neighbours.FOUND), np.float32),
-        np.empty(count, np.float32),
-    )
+    near = Near.empty(count)
     neighbours.search(
         asked.items,
         asked.stale,
         asked.users,
-        np.ones(count, np.uint8),
         read.neighbour_sessions(),
         np.zeros(config.sessions, np.float32),
         np.zeros(len(read.items), np.float32),
@@ -104,18 +99,18 @@ def walk(read: Readable, asked: Contexts, now: float) -> Found:
         np.empty((count, room), np.int32),
         np.empty((count, room), np.float32),
         np.empty((count, room, read.layout.features), np.float32),
-        np.full(len(read.items), -1, np.int32),
     )
     candidates.walk(
         Seen(asked.items, asked.fresh, asked.users, asked.times),
         np.empty(0, np.int32),
-        True,
         now,
         Transitions.of(read.items),
         read.own_items(),
         near,
+        np.arange(count, dtype=np.int32),
         Items(read.items["log_counts"], read.totals, read.items["first_ms"], long_counter(read.config)),
-        Negatives(np.empty(0, np.int32), np.empty(0, np.float32)),
+        np.full(len(read.items), -1, np.int32),
+        np.empty(0, np.float32),
         found,
     )
     return found

@@ -10,7 +10,7 @@ import numpy as np
 
 from model import candidates, kernels
 from model.batch import Float32, Float64, Int32
-from model.candidates import Found, Items, Negatives, Seen
+from model.candidates import DRAWN, Found, Items, Seen
 from model.config import LearnerConfig
 from model.losses import softmax_gradient
 from model.parts import embedding, gates, neighbours
@@ -28,13 +28,15 @@ LONG_COUNTER_HOURS = 168.0
 @dataclass(frozen=True, slots=True)
 class Block:
     """B clicks to train on: their contexts, `targets` int32 [B] and `weights` float32 [B]. Items and users from
-    `known_items` and `known_users` on are not in a finished batch yet. `searched` uint8 [B]: neighbours are looked for.
+    `known_items` and `known_users` on are not in a finished batch yet. `near_rows` int32 [B]: the search in `near` that
+    a click reads, or -1.
     """
 
     contexts: Contexts
     targets: Int32
     weights: Float32
-    searched: np.ndarray[tuple[int], np.dtype[np.uint8]]
+    near: Near
+    near_rows: Int32
     known_items: int
     known_users: int
 
@@ -110,7 +112,7 @@ class Trainer:
         layout, d = state.mixing.layout, state.config.dim
         now = float(block.contexts.times[0])
         opened = gates.open_gates(block.contexts, state.users["repeat_share"][: block.known_users])
-        searched = block.searched.astype(np.float32)
+        searched = (block.near_rows >= 0).astype(np.float32)
         weights = context_weights(layout, state.mixing.values, state.mixing.gates, opened, searched)
         scales = np.ascontiguousarray(weights[:, 0])
         h = self._combine(block)
@@ -118,7 +120,7 @@ class Trainer:
         extended = self._extend(rows, now)
         slots = items["slot"]
         slots[rows] = np.arange(len(rows), dtype=np.int32)
-        found = self._walk(block, now, Negatives(slots, self._correction))
+        found = self._walk(block, now, rows)
         logits = np.empty(found.items.shape, np.float32)
         kernels.own_logits(
             found.items,
@@ -145,42 +147,37 @@ class Trainer:
             rows, found.items, logits, hx, dhx, scales, drows, opened, searched, dweights, dpositions, dpriorities, loss
         )
 
-    def _walk(self, block: Block, now: float, negatives: Negatives) -> Found:
+    def _walk(self, block: Block, now: float, rows: Int32) -> Found:
         state, size, contexts = self._state, len(block), block.contexts
-        found = Found(
-            self._own[:size], self._own_correction[:size], self._features[:size], state.items["mark"]
-        )
-        read = state.readable()
+        found = Found(self._own[:size], self._own_correction[:size], self._features[:size])
+        read, marks = state.readable(), state.items["mark"]
+        marks[rows] = np.arange(DRAWN, DRAWN + len(rows), dtype=np.int32)
         candidates.walk(
             Seen(contexts.items, contexts.fresh, contexts.users, contexts.times),
             block.targets,
-            False,
             now,
             Transitions.of(state.items),
             read.own_items(),
-            self._near(block),
+            block.near,
+            block.near_rows,
             Items(state.items["log_counts"], state.totals, state.items["first_ms"], long_counter(state.config)),
-            negatives,
+            marks,
+            self._correction,
             found,
         )
+        marks[rows] = -1
         return found
 
-    def _near(self, block: Block) -> Near:
-        state, size, contexts = self._state, len(block), block.contexts
-        near = Near(
-            np.empty((size, neighbours.FOUND), np.int32),
-            np.empty((size, neighbours.FOUND), np.float32),
-            np.empty(size, np.float32),
-        )
-        sessions = state.readable().neighbour_sessions()
+    def search(self, contexts: Contexts) -> Near:
+        """The neighbours of some contexts, on the state as it is."""
+        near = Near.empty(len(contexts))
         neighbours.search(
             contexts.items,
             contexts.stale,
             contexts.users,
-            block.searched,
-            sessions,
+            self._state.readable().neighbour_sessions(),
             self._similarity,
-            state.items["near"],
+            self._state.items["near"],
             near,
         )
         return near

@@ -1,7 +1,8 @@
 """Gates: what is known of a context as a whole decides which small rows of weights are added to the global ones.
 
-Four gates, each open at one value: how long ago the last click was (or how many clicks of the same batch stand in the
-context), how long the history is, how often this user comes back to items, and how often the last item was repeated.
+Five gates, each open at one value: how long ago the last click was (or how many clicks of the same batch stand in the
+context), how long the history is, how often this user comes back to items, how often the last item was repeated, and
+the event type of the last click.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ _FRESH = np.array([1, 3, 6])
 _LENGTHS = np.array([0, 1, 3, 9])
 _SHARES = np.array([0.0, 0.02, 0.1, 0.3, 0.5])
 _RUNS = np.array([0, 1, 2, 3])
-GATES = 4
-_SIZES = (len(_GAPS) + 2 + len(_FRESH) + 1, len(_LENGTHS) + 1, len(_SHARES) + 1, len(_RUNS) + 1)
+_TYPES = 8
+"""Event types with a row of their own here, by the order in which they came; later ones share the last."""
+_SIZES = (len(_GAPS) + 2 + len(_FRESH) + 1, len(_LENGTHS) + 1, len(_SHARES) + 1, len(_RUNS) + 1, _TYPES)
+GATES = len(_SIZES)
 _STARTS = np.cumsum((0, *_SIZES[:-1]))
 VALUES = sum(_SIZES)
 """Rows of gate weights in all."""
@@ -39,6 +42,7 @@ def open_gates(contexts: Contexts, repeat_shares: Float32) -> Int32:
     gates[:, 1] = np.searchsorted(_LENGTHS, (contexts.items >= 0).sum(axis=1))
     gates[:, 2] = np.searchsorted(_SHARES, shares)
     gates[:, 3] = np.searchsorted(_RUNS, _runs(contexts.items))
+    gates[:, 4] = np.minimum(contexts.kinds[:, 0], _TYPES - 1)
     return np.asarray(gates + _STARTS, np.int32)
 
 

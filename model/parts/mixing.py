@@ -3,12 +3,13 @@
 A context's weights are the global row, plus a second global row on what a neighbour search changes where one was made,
 plus a small row for each gate that is open. The two global rows are learned together by natural-gradient steps,
 F <- decay F + sum g g' per block and, once enough clicks have gathered, w <- w - (F + ridge I)^-1 sum g: there is no
-step size to choose. Serving reads a moving average. The rows of the gates are learned by AdaGrad.
+step size to choose. The rows of the gates are learned by AdaGrad. Serving reads moving averages of both.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,8 @@ FIRST_POPULARITY = 1.0
 """The yardstick's weight at the start: a softmax over log shares of popularity is that popularity itself, so a model
 that has learned nothing yet ranks by it."""
 AVERAGING = 0.9
+"""What is served keeps so much of itself at each step; less in the beginning, when there is little to average."""
+GATE_AVERAGING = 0.97
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +89,14 @@ class Layout:
             *("repeat_fresh", "repeat_popularity", "repeat_age"),
             *(f"follows_{lag}" for lag in range(transitions.LAGS)),
             "follows_popularity",
-            *("own", "own_count", "own_recency", "own_return", "own_popularity"),
+            *("own", "own_count", "own_recency", "own_return", "own_popularity", "own_now"),
             *("near_lift", "near_mass", "near_lift_mass"),
         ]
 
 
 class Mixing:
     """`values` float64 [1 + features + searched]: the two global rows; `served`: their moving average. `gates`, with
-    AdaGrad's `gate_sums`: float32 [gate values, 1 + features].
+    AdaGrad's `gate_sums` and their average `gates_served`: float32 [gate values, 1 + features].
     """
 
     def __init__(self, config: LearnerConfig) -> None:
@@ -107,8 +110,10 @@ class Mixing:
         self.fisher = np.zeros((size, size))
         self.gradient = np.zeros(size)
         self.pending = np.zeros(1)
+        self.steps = np.zeros(1)
         self.gates = np.zeros((gates.VALUES, width), np.float32)
         self.gate_sums = np.zeros((gates.VALUES, width), np.float32)
+        self.gates_served = np.zeros((gates.VALUES, width), np.float32)
 
     def learn(self, found: Float32, opened: Int32, searched: Float32, config: LearnerConfig, rate: float) -> None:
         """Take in the gradients [B, 1 + features] of a block; global rows step when enough clicks have gathered."""
@@ -123,10 +128,18 @@ class Mixing:
 
     def _step(self, ridge: float, rate: float) -> None:
         self.values -= rate * np.linalg.solve(self.fisher + ridge * np.eye(len(self.values)), self.gradient)
-        self.served *= AVERAGING
-        self.served += (1.0 - AVERAGING) * self.values
+        self.steps += 1
+        _average(self.served, self.values, float(self.steps[0]), AVERAGING)
+        _average(self.gates_served, self.gates, float(self.steps[0]), GATE_AVERAGING)
         self.gradient[:] = 0.0
         self.pending[:] = 0.0
+
+
+def _average(served: npt.NDArray[Any], values: npt.NDArray[Any], steps: float, most: float) -> None:
+    """Move an average on, in place: over what there was at first, with a horizon of 1 / (1 - most) steps later."""
+    kept = min(most, steps / (steps + 4.0))
+    served *= kept
+    served += (1.0 - kept) * values
 
 
 def context_weights(layout: Layout, values: Float64, rows: Float32, opened: Int32, searched: Float32) -> Float32:

@@ -65,8 +65,15 @@ class Sessions(NamedTuple):
 
 class Near(NamedTuple):
     """What searches found: `items` int32 [B, FOUND] strongest first, -1 where none; `shares` float32 [B, FOUND] their
-    p; `mass` float32 [B] = ln(1 + similarity in all), negative where there was no search.
+    p; `mass` float32 [B] = ln(1 + similarity in all).
     """
+
+    @classmethod
+    def empty(cls, count: int) -> Near:
+        """Room for `count` searches."""
+        return cls(
+            np.empty((count, FOUND), np.int32), np.empty((count, FOUND), np.float32), np.empty(count, np.float32)
+        )
 
     items: Int32
     shares: Float32
@@ -162,43 +169,63 @@ def search(
     clicked: Int32,
     stale: UInt8,
     users: Int32,
-    wanted: UInt8,
     sessions: Sessions,
     similarity: Float32,
     weight: Float32,
     near: Near,
 ) -> None:
-    """Fill `near` for the contexts clicked int32 [B, K] that are `wanted`; `similarity` float32 [ring] and `weight`
+    """Fill `near` for the contexts clicked int32 [B, K]; `similarity` float32 [ring] and `weight`
     float32 [items] are scratch, zero on entry and exit.
     """
     width = sessions.recent.shape[1]
-    slots = np.empty(clicked.shape[1] * width, np.int32)
-    found = np.empty(clicked.shape[1] * width * MEMBERS, np.int32)
-    chosen = np.empty(clicked.shape[1] * width, np.int32)
+    slots = np.empty(clicked.shape[1] * width + 1, np.int32)
+    found = np.empty(clicked.shape[1] * width * MEMBERS + 1, np.int32)
+    chosen = np.empty(clicked.shape[1] * width + 1, np.int32)
     for b in range(clicked.shape[0]):
         near.items[b, :] = -1
-        near.mass[b] = np.float32(-1.0)
-        if not wanted[b]:
-            continue
         own = sessions.of_user[users[b]] if users[b] < sessions.of_user.shape[0] else -1
         n_slots = _gather(clicked, stale, b, own, sessions, similarity, slots)
         n_chosen = _strongest(slots, n_slots, similarity, chosen)
         total, n_found = np.float32(0.0), 0
         for place in range(n_chosen):
             slot = chosen[place]
-            total += similarity[slot]
+            gain = similarity[slot]
+            total += gain
             for member in range(sessions.sizes[slot]):
                 item = sessions.members[slot, member]
-                if weight[item] == 0.0:
-                    found[n_found] = item
-                    n_found += 1
-                weight[item] += similarity[slot]
+                found[n_found] = item
+                n_found += int(weight[item] == 0.0)
+                weight[item] += gain
         near.mass[b] = np.log1p(total)
         _keep(found, n_found, weight, total, near, b)
         for place in range(n_found):
             weight[found[place]] = np.float32(0.0)
         for place in range(n_slots):
             similarity[slots[place]] = np.float32(0.0)
+
+
+def sources(searched: UInt8, previous: Int32, reach: int) -> tuple[Int64, Int32]:
+    """Which clicks of a batch to search for, int64, and for each click the search that it reads, int32 [n], or -1.
+
+    A click that was not drawn (`searched` uint8 [n]) reads the search of its user's click up to `reach` before it in
+    the same batch: what those neighbours clicked is hardly changed by a few more clicks.
+    """
+    rows, steps = np.empty(len(searched), np.int32), np.empty(len(searched), np.int32)
+    _reach(searched, previous, reach, rows, steps)
+    return np.flatnonzero(searched), rows
+
+
+@kernel
+def _reach(searched: UInt8, previous: Int32, reach: int, rows: Int32, steps: Int32) -> None:
+    count = 0
+    for i in range(searched.shape[0]):
+        rows[i], steps[i] = -1, 0
+        if searched[i]:
+            rows[i] = count
+            count += 1
+        elif previous[i] >= 0 and rows[previous[i]] >= 0 and steps[previous[i]] < reach:
+            rows[i] = rows[previous[i]]
+            steps[i] = steps[previous[i]] + 1
 
 
 @kernel
@@ -221,12 +248,10 @@ def _gather(
         for place in range(min(sessions.counts[item], width)):
             number = sessions.recent[item, place]
             slot = number & (ring - 1)
-            if number == own or sessions.numbers[slot] != number:
-                continue
-            if similarity[slot] == 0.0:
-                slots[n_slots] = slot
-                n_slots += 1
-            similarity[slot] += gain
+            alive = number != own and sessions.numbers[slot] == number
+            slots[n_slots] = slot
+            n_slots += int(alive and similarity[slot] == 0.0)
+            similarity[slot] += gain if alive else np.float32(0.0)
     return n_slots
 
 
@@ -249,25 +274,29 @@ def _strongest(slots: Int32, n_slots: int, similarity: Float32, chosen: Int32) -
         enough += counts[step]
     n_chosen = 0
     for place in range(n_slots):
-        if int(similarity[slots[place]] * unit) >= step:
-            chosen[n_chosen] = slots[place]
-            n_chosen += 1
+        chosen[n_chosen] = slots[place]
+        n_chosen += int(int(similarity[slots[place]] * unit) >= step)
     return n_chosen
 
 
 @kernel
 def _keep(found: Int32, n_found: int, weight: Float32, total: np.float32, near: Near, b: int) -> None:
     """Insert the heaviest items into near.items[b], heaviest first, with their shares of `total`."""
-    size, width = 0, near.items.shape[1]
+    items, shares = near.items, near.shares
+    size, width, least = 0, items.shape[1], np.float32(-1.0)
     for place in range(n_found):
-        share = weight[found[place]] / total
-        if size == width and share <= near.shares[b, width - 1]:
+        value = weight[found[place]]
+        if value <= least:
             continue
         spot = min(size, width - 1)
-        while spot > 0 and near.shares[b, spot - 1] < share:
-            near.shares[b, spot] = near.shares[b, spot - 1]
-            near.items[b, spot] = near.items[b, spot - 1]
+        while spot > 0 and shares[b, spot - 1] < value:
+            shares[b, spot] = shares[b, spot - 1]
+            items[b, spot] = items[b, spot - 1]
             spot -= 1
-        near.shares[b, spot] = share
-        near.items[b, spot] = found[place]
+        shares[b, spot] = value
+        items[b, spot] = found[place]
         size = min(size + 1, width)
+        if size == width:
+            least = shares[b, width - 1]
+    for place in range(size):
+        shares[b, place] /= total

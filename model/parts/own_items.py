@@ -18,7 +18,7 @@ from model.kernels import kernel
 from model.table import Column, Columns, Table
 
 CHUNK = 8
-FEATURES = 5
+FEATURES = 6
 MINUTE_MS = 60_000.0
 SHARE_DECAY = 0.98
 """Of a user's share of repeats, click by click."""
