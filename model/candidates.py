@@ -1,8 +1,8 @@
 """One fused walk over everything that speaks for a candidate: which items a context brings, and their features.
 
-The parts' files own the formulas (`parts/repeats.py`, `own_items.py`, `transitions.py`, `neighbours.py`); here they meet
-in one pass over a context's sources, because looking the same item up once per part is what costs. A test holds each
-feature written here equal to its part's own.
+The parts' files own the formulas (repeats, own_items, transitions, neighbours); here they meet in one pass over a
+context's sources, because looking the same item up once per part is what costs. A test holds each feature written here
+equal to its part's own.
 """
 
 from __future__ import annotations
@@ -78,7 +78,19 @@ def room_for_all(length: int, own_limit: int, width: int, found: int) -> int:
 
 
 @inlined
-def _add(item, b, count, log_counts, totals, first_ms, now, out_items, features, marks, before):  # type: ignore[no-untyped-def]
+def _add(
+    item: int,
+    b: int,
+    count: int,
+    log_counts: Float64,
+    totals: Float64,
+    first_ms: Float64,
+    now: float,
+    out_items: Int32,
+    features: Float32,
+    marks: Int32,
+    before: Int32,
+) -> None:
     """Make an item the candidate at place `count`: its features by item, the others zero."""
     out_items[b, count] = item
     before[count] = marks[item]
@@ -113,7 +125,10 @@ def walk(
     clicked, times = seen.clicked, seen.times
     log_counts, totals, first_ms, long = items.log_counts, items.totals, items.first_ms, items.long
     next_items, next_weights, next_totals, next_ms = (
-        transitions.items, transitions.weights, transitions.totals, transitions.updated_ms
+        transitions.items,
+        transitions.weights,
+        transitions.totals,
+        transitions.updated_ms,
     )
     near_items, near_shares, near_mass = near.items, near.shares, near.mass
     heads, own_rows, own_counts, own_minutes, links = own.heads, own.items, own.counts, own.minutes, own.links

@@ -24,11 +24,12 @@ class LearnerConfig:
     share one row. `half_lives_hours`: of the popularity counters; `baseline_half_life`: which of them is the
     yardstick. `accumulator_start`, `accumulator_decay`: of AdaGrad's sums of squares. `ridge`, `fisher_decay`,
     `weight_step_clicks`: of the natural-gradient step of the global weights. `long_ring`, `short_ring`: how many
-    recent targets negatives are drawn from. `gate_rate`, `gate_start`: AdaGrad step of the gates' rows, and where its sum
-    of squares starts. `own_items`: most distinct items remembered per user; `transitions`: per item, what follows it.
-    `sessions`: how many of the last sessions are kept (a power of two), `item_sessions`: how many of them an item knows.
-    `search_clicks`, `search_least`: neighbours are searched for every training click up to so many, then with falling
-    probability, never below the least. `score_share`: cost of scoring as a share of the cost of learning (0: no
+    recent targets negatives are drawn from. `gate_rate`, `gate_start`: AdaGrad step of the gates' rows, and where its
+    sums of squares start. `own_items`: most distinct items remembered per user; `transitions`: per item, what follows
+    it. `sessions`: how many of the last sessions are kept (a power of two); `item_sessions`: how many of them an item
+    knows. `search_clicks`, `search_least`: neighbours are searched for every training click up to so many, then with
+    falling probability, never below the least; `search_reach`: so many further clicks of the user read the same search.
+    `score_share`: cost of scoring as a share of the cost of learning (0: no
     scoring); `score_fraction`: score this fraction of all clicks instead, whatever it costs.
     """
 

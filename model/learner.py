@@ -171,7 +171,8 @@ class Learner:
     def _train(self, rows: Rows, times: Int64, known_users: int, known_items: int, rate: float) -> Float64:
         """Train block after block, in order, on the clicks that have a context; their losses, float64 [trained]."""
         contexts = self._contexts(rows, times, known_items)
-        ready = np.flatnonzero(contexts.following)
+        # Nothing has been finished before the first batch: there is nothing to tell its targets from.
+        ready = np.flatnonzero(contexts.following & (known_items > 0))
         weights = self._weights(rows)
         wanted, near_rows = neighbours.sources(
             self._draw_searches(len(rows)), history.predecessors(rows.users), self.config.search_reach

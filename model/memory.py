@@ -47,10 +47,10 @@ def recall(state: State) -> Context:
 def restore(state: State, context: Context) -> None:
     """Put a copy back; rows added since remember nothing. Raises `ValueError` when it has more rows than the state."""
     for name, kept in context.columns.items():
-        rows = max((len(array) for array in kept.values()), default=0)
-        if name not in _HANGING and rows > len(state.columns()[name]):
+        count = max((len(array) for array in kept.values()), default=0)
+        if name not in _HANGING and count > len(state.columns()[name]):
             raise ValueError(
-                f"the context has {rows} {name}, the learner {len(state.columns()[name])}: it comes from another one"
+                f"the context has {count} {name}, the learner {len(state.columns()[name])}: it is of another learner"
             )
     forget(state)
     for name, kept in context.columns.items():
@@ -72,7 +72,7 @@ def forget(state: State) -> None:
     """As if nothing had been clicked yet; ids and weights stay."""
     for name, rows in state.columns().items():
         if name in _HANGING:
-            rows.shrink(0)
+            rows.resize(0)
         for column, array in rows.memory().items():
             array[:] = rows.columns[column].fill
     state.totals[:] = NEVER

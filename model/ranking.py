@@ -14,12 +14,11 @@ from model import candidates, kernels
 from model.batch import Float32, Float64, Int32, Int64
 from model.candidates import Found, Items, Seen
 from model.evaluation import rank_popular, rank_targets
-from model.parts import age, gates, neighbours
+from model.parts import age, gates, neighbours, transitions
 from model.parts.history import Contexts, Histories, contexts
 from model.parts.mixing import context_weights
 from model.parts.neighbours import Near
 from model.parts.popularity import log_shares
-from model.parts.transitions import Transitions
 from model.state import Readable
 from model.training import long_counter
 
@@ -104,7 +103,7 @@ def walk(read: Readable, asked: Contexts, now: float) -> Found:
         Seen(asked.items, asked.fresh, asked.users, asked.times),
         np.empty(0, np.int32),
         now,
-        Transitions.of(read.items),
+        transitions.Transitions.of(read.items),
         read.own_items(),
         near,
         np.arange(count, dtype=np.int32),
@@ -154,14 +153,63 @@ def request(read: Readable, user: int) -> Contexts:
     return contexts(users, none, none, times, Histories.of(read.users), read.config.sequence_length, len(read.items))
 
 
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why an item has its score. `parts`: what each part adds; they add up to `score`. `clicks`: of that, what each of
+    the user's recent items brought, by item id, largest first.
+    """
+
+    score: float
+    parts: dict[str, float]
+    clicks: list[tuple[str, float]]
+
+
+def explain_score(read: Readable, user_id: str, item_id: str) -> Explanation | None:
+    """Take an item's score for a user apart; None for an unknown item, or a user without history."""
+    user, item = read.users.index.get(user_id), read.items.index.get(item_id)
+    if user is None or item is None or read.users["clicks"][user, 0] < 0:
+        return None
+    asked = request(read, user)
+    scored, layout = score(read, asked), read.layout
+    weights, out = scored.weights[0].astype(np.float64), read.items["vector"][item].astype(np.float64)
+    features = np.zeros(layout.features)
+    features[: layout.by_item] = by_item(read, float(asked.times[0]))[item]
+    for place in np.flatnonzero(scored.found.items[0] == item):
+        features[:] = scored.found.features[0, place]
+    shares = weights[1:] * features
+    places = np.flatnonzero(asked.items[0] >= 0)
+    rows = asked.items[0, places]
+    strength = read.positions[places] * read.types["priority"][asked.kinds[0, places]]
+    pulls = weights[0] * strength * (read.items["input"][rows].astype(np.float64) @ out)
+    parts = {
+        "sequence": float(pulls.sum()),
+        "user": float(weights[0] * (read.users["vector"][user] @ out)),
+        "bias": float(read.items["bias"][item]),
+        "popularity": float(shares[: layout.counters].sum()),
+        "age": float(shares[layout.age]),
+        "repeats": float(shares[layout.repeat : layout.follows].sum()),
+        "transitions": float(shares[layout.follows : layout.own].sum()),
+        "own items": float(shares[layout.own : layout.near].sum()),
+        "neighbours": float(shares[layout.near :].sum()),
+    }
+    pulls += shares[layout.repeat + places]
+    pulls[: transitions.LAGS] += shares[layout.follows : layout.follows + transitions.LAGS][: len(places)]
+    return Explanation(sum(parts.values()), parts, _by_item(read.items.ids, rows, pulls))
+
+
 def explain(read: Readable, user_id: str, item_id: str) -> list[tuple[str, float]]:
     """How much each of the user's recent items adds to the item's score, largest first; [] for an unknown user or
     item.
     """
-    user, item = read.users.index.get(user_id), read.items.index.get(item_id)
-    if user is None or item is None:
-        return []
-    raise NotImplementedError
+    explanation = explain_score(read, user_id, item_id)
+    return [] if explanation is None else explanation.clicks
+
+
+def _by_item(ids: list[str], rows: Int32, pulls: Float64) -> list[tuple[str, float]]:
+    sums: dict[str, float] = {}
+    for row, pull in zip(rows.tolist(), pulls.tolist(), strict=True):
+        sums[ids[row]] = sums.get(ids[row], 0.0) + pull
+    return sorted(sums.items(), key=lambda pair: -pair[1])
 
 
 def _user_scores(read: Readable, user_id: str) -> Float32:

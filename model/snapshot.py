@@ -12,17 +12,19 @@ import numpy as np
 from model.batch import Strings
 from model.config import LearnerConfig
 from model.learner import Learner
+from model.parts.neighbours import MEMBERS
 from model.state import State
 from model.table import Array, Table
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever an older reader could misread what a newer writer wrote."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """`parts`: arrays by part ("users", "items", "types", "weights", "rings") and name. `ids`: of the rows of "users",
-    "items", "types", in order. `meta`: plain values that JSON can carry: format, config, random generators.
+    """`parts`: arrays by part ("users", "items", "types", "chunks", "sessions", "weights", "rings") and name. `ids`: of
+    the rows of "users", "items", "types", in order. `meta`: plain values that JSON can carry: format, config, random
+    generators.
 
     What `dump` returns are views: they change when the learner learns on. Copy or write them before that.
     """
@@ -35,7 +37,7 @@ class Snapshot:
 def dump(learner: Learner) -> Snapshot:
     """The learner's whole state, exactly the rows in use, nothing copied."""
     state = learner.state
-    parts: dict[str, dict[str, Array]] = {name: table.kept() for name, table in _tables(state).items()}
+    parts: dict[str, dict[str, Array]] = {name: rows.kept() for name, rows in state.columns().items()}
     parts["weights"] = dict(state.arrays())
     parts["rings"] = {"long": state.ring.filled(0), "short": state.ring.filled(1), "pushed": state.ring.pushed}
     meta = {
@@ -55,6 +57,10 @@ def load(snapshot: Snapshot) -> Learner:
     state = learner.state
     for name, table in _tables(state).items():
         _fill_table(name, table, _entry(snapshot.ids, name, "ids"), _entry(snapshot.parts, name, "parts"))
+    for name in ("chunks", "sessions"):
+        part = _entry(snapshot.parts, name, "parts")
+        state.columns()[name].resize(max(map(len, part.values()), default=0))
+        _fill_part(name, state.columns()[name].kept(), part)
     _fill_part("weights", dict(state.arrays()), _entry(snapshot.parts, "weights", "parts"))
     _fill_rings(state, _entry(snapshot.parts, "rings", "parts"))
     _check_rows(state)
@@ -129,15 +135,31 @@ def _fill_rings(state: State, part: dict[str, Array]) -> None:
 
 
 def _check_rows(state: State) -> None:
-    """Row numbers inside arrays must point into the tables: kernels trust them."""
+    """Row numbers inside arrays must point into the tables, and chains must end: kernels trust them."""
+    users, items, chunks, sessions = state.users, state.items, state.chunks, state.sessions
     for name, rows, least, size in (
-        ("users/clicks", state.users["clicks"], -1, len(state.items)),
-        ("users/kinds", state.users["kinds"], 0, len(state.types)),
-        ("rings/long", state.ring.filled(0), 0, len(state.items)),
-        ("rings/short", state.ring.filled(1), 0, len(state.items)),
+        ("users/clicks", users["clicks"], -1, len(items)),
+        ("users/kinds", users["kinds"], 0, len(state.types)),
+        ("users/own_head", users["own_head"], -1, len(chunks)),
+        ("items/next_items", items["next_items"], -1, len(items)),
+        ("items/session_count", items["session_count"], 0, 2**31),
+        ("chunks/items", chunks["items"], -1, len(items)),
+        ("chunks/links", chunks["links"], -1, len(chunks)),
+        ("sessions/members", sessions["members"], -1, len(items)),
+        ("sessions/sizes", sessions["sizes"], 0, MEMBERS + 1),
+        ("rings/long", state.ring.filled(0), 0, len(items)),
+        ("rings/short", state.ring.filled(1), 0, len(items)),
     ):
         if rows.size and not least <= rows.min() <= rows.max() < size:
             raise ValueError(f"snapshot array {name!r} has rows from {rows.min()} to {rows.max()}, of {size}")
+    led_to = np.concatenate((users["own_head"], chunks["links"]))
+    led_to = led_to[led_to >= 0]
+    if len(np.unique(led_to)) != len(led_to):
+        raise ValueError("snapshot array 'chunks/links': two ways lead to one chunk")
+    if len(sessions) != min(int(state.sessions_begun[0]), state.config.sessions):
+        raise ValueError(f"snapshot part 'sessions' has {len(sessions)} rows, of {state.sessions_begun[0]} sessions")
+    if (sessions["members"][np.arange(MEMBERS) < sessions["sizes"][:, None]] < 0).any():
+        raise ValueError("snapshot array 'sessions/members': a session is shorter than it says")
 
 
 def _fill_random(name: str, generator: np.random.Generator, state: Any) -> None:

@@ -73,8 +73,10 @@ class Columns:
         for name, column in self.columns.items():
             self._arrays[name][used : self._size] = column.fill
 
-    def shrink(self, size: int) -> None:
-        """Give the last rows back: `size` are left."""
+    def resize(self, size: int) -> None:
+        """Have `size` rows: give the last ones back, or add filled ones."""
+        if size > self._size:
+            self.extend(size - self._size)
         self._size = size
 
     def touch(self, rows: Int32) -> None:

@@ -109,7 +109,7 @@ class Trainer:
     def backward(self, block: Block, rows: Int32) -> Gradients:
         """Loss and all gradients of a block with the negatives `rows` (corrections in the buffer); nothing moves."""
         state, items = self._state, self._state.items
-        layout, d = state.mixing.layout, state.config.dim
+        layout = state.mixing.layout
         now = float(block.contexts.times[0])
         opened = gates.open_gates(block.contexts, state.users["repeat_share"][: block.known_users])
         searched = (block.near_rows >= 0).astype(np.float32)
@@ -139,9 +139,7 @@ class Trainer:
         dhx: Float32 = shared @ extended
         drows: Float32 = shared.T @ hx
         dweights = np.empty_like(weights)
-        kernels.own_backward(
-            found.items, logits, found.features, items["vector"], h, block.known_items, dhx, dweights
-        )
+        kernels.own_backward(found.items, logits, found.features, items["vector"], h, block.known_items, dhx, dweights)
         dpositions, dpriorities = self._priority_gradients(block, dhx, scales)
         return Gradients(
             rows, found.items, logits, hx, dhx, scales, drows, opened, searched, dweights, dpositions, dpriorities, loss

@@ -11,11 +11,19 @@ from model.batch import Int32
 from model.config import LearnerConfig
 from model.learner import Learner
 from model.state import Readable
-from model.table import Column, Table
+from model.table import Column, Columns, Table
 
-USER_COLUMNS = ("vector", "clicks", "kinds")
-ITEM_COLUMNS = ("vector", "input", "bias", "log_counts")
-TYPE_COLUMNS = ("priority",)
+READ = {
+    "users": ("vector", "clicks", "kinds", "pauses", "last_ms", "own_head", "repeat_share", "session"),
+    "items": (
+        *("vector", "input", "bias", "log_counts", "first_ms", "returns", "clicks"),
+        *("next_items", "next_weights", "next_total", "next_ms", "recent_sessions", "session_count"),
+    ),
+    "types": ("priority",),
+    "chunks": ("items", "counts", "minutes", "links"),
+    "sessions": ("members", "sizes", "numbers"),
+}
+"""The columns that ranking reads."""
 
 
 class ServingView:
@@ -32,15 +40,14 @@ class ServingView:
 
     def publish(self, learner: Learner) -> None:
         """Take over what the learner changed since the last call: copies the rows touched, under the lock."""
-        touched_users, touched_items = learner.trainer.take_touched("users"), learner.trainer.take_touched("items")
+        touched = {name: rows.take_touched() for name, rows in learner.state.columns().items()}
         everything = self._read is None or learner.view is not self
         learner.view = self
         with self._lock:
             if self._read is None or everything:
                 self._read = _empty(learner.config, learner)
-                touched_users = np.arange(len(learner.users), dtype=np.int32)
-                touched_items = np.arange(len(learner.items), dtype=np.int32)
-            _take_over(self._read, learner, touched_users, touched_items)
+                touched = {name: np.arange(len(rows), dtype=np.int32) for name, rows in learner.state.columns().items()}
+            _take_over(self._read, learner, touched)
 
     def recommend(self, user_id: str, top_n: int) -> list[tuple[str, float]]:
         """As `Learner.recommend`, on the state last published; [] before there is one."""
@@ -55,28 +62,37 @@ class ServingView:
 
 def _empty(config: LearnerConfig, learner: Learner) -> Readable:
     live = learner.state.readable()
-    users, items, types = (
-        Table(_only(table, names))
-        for table, names in ((live.users, USER_COLUMNS), (live.items, ITEM_COLUMNS), (live.types, TYPE_COLUMNS))
+    return Readable(
+        config,
+        Table(_only(live.users, "users")),
+        Table(_only(live.items, "items")),
+        Table(_only(live.types, "types")),
+        Columns(_only(live.chunks, "chunks")),
+        Columns(_only(live.sessions, "sessions")),
+        *(np.copy(array) for array in _small(live)),
     )
-    return Readable(config, users, items, types, live.positions.copy(), live.mixing.copy(), live.totals.copy())
 
 
-def _only(table: Table, names: tuple[str, ...]) -> dict[str, Column]:
-    return {name: table.columns[name] for name in names}
+def _only(rows: Columns, name: str) -> dict[str, Column]:
+    return {column: rows.columns[column] for column in READ[name]}
 
 
-def _take_over(read: Readable, learner: Learner, users: Int32, items: Int32) -> None:
+def _small(read: Readable) -> tuple[np.ndarray, ...]:
+    """The arrays of fixed size, in the order of `Readable`'s fields."""
+    return (read.begun, read.positions, read.mixing, read.gates, read.totals, read.now_ms)
+
+
+def _take_over(read: Readable, learner: Learner, touched: dict[str, Int32]) -> None:
     live = learner.state.readable()
-    types = np.arange(len(live.types), dtype=np.int32)
-    for mine, theirs, rows in (
-        (read.users, live.users, users),
-        (read.items, live.items, items),
-        (read.types, live.types, types),
-    ):
-        mine.append(theirs.ids[len(mine) :], theirs.text(len(mine)))
-        for name in mine.columns:
-            mine[name][rows] = theirs[name][rows]
-    read.positions[:] = live.positions
-    read.mixing[:] = live.mixing
-    read.totals[:] = live.totals
+    touched["types"] = np.arange(len(live.types), dtype=np.int32)
+    for name in READ:
+        mine, theirs, rows = getattr(read, name), getattr(live, name), touched[name]
+        if isinstance(mine, Table):
+            mine.append(theirs.ids[len(mine) :], theirs.text(len(mine)))
+        else:
+            mine.resize(len(theirs))
+        rows = rows[rows < len(theirs)]  # some may have been given back since
+        for column in mine.columns:
+            mine[column][rows] = theirs[column][rows]
+    for mine, theirs in zip(_small(read), _small(live), strict=True):
+        mine[...] = theirs

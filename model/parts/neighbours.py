@@ -112,7 +112,7 @@ def count_in(users: Int32, items: Int32, times: Float64, last_ms: Float64, kept:
     """
     touched = np.empty(len(users), np.int32)
     count = _count_in(users, items, times, last_ms.copy(), sessions, touched)
-    kept.shrink(min(int(sessions.begun[0]), sessions.ring))
+    kept.resize(min(int(sessions.begun[0]), sessions.ring))
     return touched[:count]
 
 
@@ -122,11 +122,14 @@ def make_room(kept: Columns, clicks: int, ring: int) -> None:
 
 
 @kernel
-def _join(sessions: Sessions, user: int, item: int, is_new: bool) -> int:
-    """Put an item into the user's session, or a new one; the slot is answered, or -1 when nothing changed."""
+def _join(sessions: Sessions, user: int, item: int, pause: float) -> int:
+    """Put an item into the user's session, or a new one where the last click was `pause` ms ago; the slot is answered,
+    or -1 when nothing changed.
+    """
     number, ring = sessions.of_user[user], sessions.ring
     slot = number & (ring - 1)
-    alive = number >= 0 and not is_new and sessions.numbers[slot] == number and sessions.sizes[slot] < MEMBERS
+    alive = number >= 0 and pause <= _PAUSE_MS and slot < sessions.numbers.shape[0] and sessions.numbers[slot] == number
+    alive = alive and sessions.sizes[slot] < MEMBERS
     if alive:
         for place in range(sessions.sizes[slot]):
             if sessions.members[slot, place] == item:
@@ -143,20 +146,18 @@ def _join(sessions: Sessions, user: int, item: int, is_new: bool) -> int:
     sessions.sizes[slot] += 1
     sessions.recent[item, sessions.counts[item] % sessions.recent.shape[1]] = number
     sessions.counts[item] += 1
-    return slot
+    return int(slot)
 
 
 @kernel
-def _count_in(
-    users: Int32, items: Int32, times: Float64, last_ms: Float64, sessions: Sessions, touched: Int32
-) -> int:
+def _count_in(users: Int32, items: Int32, times: Float64, last_ms: Float64, sessions: Sessions, touched: Int32) -> int:
     """Put each click into its user's session, in order; the slots that changed go to `touched`, and how many is
     answered. `last_ms` float64 [users] is scratch, on entry as before the batch.
     """
     count = 0
     for i in range(users.shape[0]):
         user = users[i]
-        slot = _join(sessions, user, items[i], times[i] - last_ms[user] > _PAUSE_MS)
+        slot = _join(sessions, user, items[i], times[i] - last_ms[user])
         last_ms[user] = times[i]
         if slot >= 0:
             touched[count] = slot
@@ -248,7 +249,7 @@ def _gather(
         for place in range(min(sessions.counts[item], width)):
             number = sessions.recent[item, place]
             slot = number & (ring - 1)
-            alive = number != own and sessions.numbers[slot] == number
+            alive = 0 <= slot < sessions.numbers.shape[0] and number != own and sessions.numbers[slot] == number
             slots[n_slots] = slot
             n_slots += int(alive and similarity[slot] == 0.0)
             similarity[slot] += gain if alive else np.float32(0.0)

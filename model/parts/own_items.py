@@ -4,7 +4,7 @@ Kept in chunks of 8 that hang on a chain per user, so that a user of three click
 years his cap. Beyond the cap the item not clicked for the longest time makes room.
 
 Features of an item that the user had: 1; log of how often; .2 ln(1 + hours since the last time); the item's own rate of
-return (of its clicks, the share by somebody who had it before); log popularity.
+return (of its clicks, the share by somebody who had it before); log popularity; whether it was within half an hour.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.batch import Float32, Float64, Int32
+from model.batch import Float32, Float64, Int32, Int64
 from model.kernels import kernel
 from model.table import Column, Columns, Table
 
 CHUNK = 8
 FEATURES = 6
 MINUTE_MS = 60_000.0
+JUST_NOW_HOURS = 0.5
 SHARE_DECAY = 0.98
 """Of a user's share of repeats, click by click."""
 
@@ -77,15 +78,47 @@ def chunk_columns() -> dict[str, Column]:
 
 
 def features(own: OwnItems, user: int, item: int, time: float, popularity: float) -> list[float]:
-    """The five features of an item for a user at `time` (ms); zeros when the user never had it. For explanations."""
-    chunk = int(own.heads[user]) if 0 <= user < len(own.heads) else -1
-    while chunk >= 0:
-        for place in np.flatnonzero(own.items[chunk] == item):
-            hours = max(time / MINUTE_MS - float(own.minutes[chunk, place]), 0.0) / 60.0
-            back = (own.returns[item] + 0.5) / (own.clicks[item] + 5.0)
-            return [1.0, float(np.log(own.counts[chunk, place])), 0.2 * float(np.log1p(hours)), float(back), popularity]
-        chunk = int(own.links[chunk])
-    return [0.0] * FEATURES
+    """The features of an item for a user at `time` (ms); zeros when the user never had it."""
+    owners, chunks = chains(own.heads[user : user + 1], own.links)
+    del owners
+    row, place = np.nonzero(own.items[chunks] == item)
+    if not len(row):
+        return [0.0] * FEATURES
+    found = table(own, chunks[row], place, np.full(len(row), item), time, np.full(len(own.clicks), popularity))
+    return [float(value) for value in found[0]]
+
+
+def chains(heads: Int32, links: Int32) -> tuple[Int32, Int32]:
+    """Whose chunk, and which, int32 each: the chains of all users, one user after the other."""
+    owners, chunks, alive = list[Int32](), list[Int32](), np.flatnonzero(heads >= 0).astype(np.int32)
+    current = heads[alive]
+    while len(alive):
+        owners.append(alive)
+        chunks.append(current)
+        current = links[current]
+        alive, current = alive[current >= 0], current[current >= 0]
+    whose = np.concatenate([np.empty(0, np.int32), *owners])
+    order = np.argsort(whose, kind="stable")
+    return whose[order], np.concatenate([np.empty(0, np.int32), *chunks])[order]
+
+
+def table(
+    own: OwnItems, chunks: Int32, places: Int64, items: Int32, time: float, popularity: Float32 | Float64
+) -> Float32:
+    """The features of entries at (chunk, place) [e], which hold `items`, at `time` (ms): float32 [e, FEATURES].
+
+    `popularity` [items] is the log share, as it enters products.
+    """
+    hours = np.maximum(time / MINUTE_MS - own.minutes[chunks, places], 0.0) / 60.0
+    columns = [
+        np.ones(len(items)),
+        np.log(own.counts[chunks, places]),
+        0.2 * np.log1p(hours),
+        (own.returns[items] + 0.5) / (own.clicks[items] + 5.0),
+        popularity[items],
+        hours < JUST_NOW_HOURS,
+    ]
+    return np.stack([np.asarray(column, np.float32) for column in columns], axis=1)
 
 
 def count_in(
@@ -98,7 +131,7 @@ def count_in(
     touched = np.empty(2 * len(users), np.int32)
     minutes = np.clip(times / MINUTE_MS, -(2.0**31), 2.0**31 - 1).astype(np.int32)
     used, count = _count_in(users, items, minutes, own, table["own_size"], table["repeat_share"], limit, used, touched)
-    chunks.shrink(used)
+    chunks.resize(used)
     return touched[:count]
 
 

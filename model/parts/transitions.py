@@ -56,6 +56,13 @@ def feature(rows: Transitions, before: int, item: int, time: float, width: int) 
     return 0.0
 
 
+def strengths(rows: Transitions, time: float) -> Float32:
+    """The feature of every neighbour in every row, float32 [n, T], read at `time` (ms); 0 where there is none."""
+    fade = np.exp(-_DECAY * np.maximum(time - rows.updated_ms, 0.0))
+    shares = rows.weights * (fade / (rows.totals * fade + 1.0))[:, None]
+    return np.asarray(np.log1p(SHARPNESS * shares) * (rows.items >= 0), np.float32)
+
+
 @kernel
 def count_in(items: Int32, before: Int32, times: Float64, rows: Transitions) -> None:
     """Count clicks [n] in, in order; `before` int32 [n, >= LAGS] are the user's last items, -1 where there is none."""

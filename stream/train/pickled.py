@@ -12,12 +12,16 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from model import ranking
+from model.batch import Float32
 from model.learner import Learner
+from model.parts import own_items, transitions
+from model.parts.transitions import Transitions
+from model.state import Readable
+from model.training import long_counter
 
-LAYOUT = 1
+LAYOUT = 2
 _PROTOCOL = 4
 """Python 3.4 reads it; 5 would need 3.8."""
 
@@ -39,8 +43,6 @@ def write(learner: Learner, metadata: Mapping[str, Any], top_n: int, file: IO[by
 def plain(learner: Learner, metadata: Mapping[str, Any], top_n: int) -> dict[str, Any]:
     """What the pickle holds; arrays have a row per user or item, as `user_to_idx` and `item_to_idx` number them."""
     read = learner.state.readable()
-    prior, popular = ranking.priors(read)
-    scale, _, repeats = read_mixing(learner)
     users, items, types = learner.users, learner.items, learner.state.types
     recent = np.where(users["clicks"] >= 0, types["priority"][users["kinds"]], np.float32(0.0))
     return {
@@ -49,10 +51,8 @@ def plain(learner: Learner, metadata: Mapping[str, Any], top_n: int) -> dict[str
         "item_embeddings": items["vector"],
         "item_input_embeddings": items["input"],
         "item_bias": items["bias"],
-        "item_prior": prior,
-        "item_popularity": popular,
-        "embedding_scale": scale,
-        "repeat_weights": repeats,
+        "item_popularity": ranking.popular_shares(read),
+        **parts(read),
         "position_priorities": learner.position_priorities,
         "type_priorities": learner.type_priorities,
         "user_recent_items": users["clicks"],
@@ -68,10 +68,38 @@ def plain(learner: Learner, metadata: Mapping[str, Any], top_n: int) -> dict[str
 _LOSSES = ("final_loss", "epoch_losses")
 
 
-def read_mixing(learner: Learner) -> tuple[float, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """The served global weights: of the embeddings' score, of popularity [P], of repeats [K]."""
-    state = learner.state
-    return state.mixing.split(state.mixing.served, len(state.totals))
+def parts(read: Readable) -> dict[str, Any]:
+    """The weighted parts of the score beside the sequence, as they are right after the newest click, without gates and
+    without neighbours: m items, n users, K places of the context.
+    """
+    layout, width = read.layout, 1 + read.layout.features
+    weights, now = read.mixing[:width].astype(np.float32), float(read.now_ms[0])
+    by_item = ranking.by_item(read, now)
+    long = by_item[:, long_counter(read.config)]
+    follows = weights[1 + layout.follows : 1 + layout.own]
+    repeat = weights[1 + layout.repeat : 1 + layout.follows]
+    return {
+        "embedding_scale": float(weights[0]),
+        "item_prior": read.items["bias"] + by_item @ weights[1 : 1 + layout.by_item],
+        "repeat_weights": repeat[: layout.length],
+        "item_repeat_gain": repeat[-2] * long + repeat[-1] * by_item[:, layout.age],
+        "next_items": read.items["next_items"],
+        "next_strengths": transitions.strengths(Transitions.of(read.items), now),
+        "transition_weights": follows[: transitions.LAGS],
+        "item_transition_gain": follows[transitions.LAGS] * long,
+        **_own(read, weights[1 + layout.own : 1 + layout.near], long, now),
+    }
+
+
+def _own(read: Readable, weights: Float32, long: Float32, now: float) -> dict[str, Any]:
+    """Every user's own items, one after the other: user k has those from own_starts[k] to own_starts[k + 1]."""
+    owners, chunks = own_items.chains(read.users["own_head"], read.chunks["links"])
+    held = read.chunks["items"][chunks]
+    row, place = np.nonzero(held >= 0)
+    items, users = held[row, place], owners[row]
+    features = own_items.table(read.own_items(), chunks[row], place, items, now, long)
+    starts = np.searchsorted(users, np.arange(len(read.users) + 1))
+    return {"own_starts": starts, "own_items": items, "own_scores": features @ weights}
 
 
 def _float(value: Any) -> Any:

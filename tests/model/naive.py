@@ -9,13 +9,86 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.learner import Learner
+from model.parts import neighbours, own_items, repeats, transitions
+from model.parts.history import Contexts
+from model.parts.transitions import Transitions
+from model.training import long_counter
+
 Array = npt.NDArray[Any]
 FLOOR = -12.5
 
 
-def popularity_features(log_counts: Array, totals: Array) -> Array:
-    """[items, P]: log share, floored, counted from the floor."""
-    return np.asarray(np.maximum(log_counts - totals, FLOOR) - FLOOR)
+def by_item(learner: Learner, item: int, now: float) -> list[float]:
+    """The features that depend on the item alone: log shares counted from the floor, log age in hours."""
+    shares = np.maximum(learner.items["log_counts"][item] - learner.state.totals, FLOOR) - FLOOR
+    return [*shares.tolist(), math.log1p(max(now - learner.items["first_ms"][item], 0.0) / 3_600_000)]
+
+
+def features(learner: Learner, asked: Contexts, b: int, item: int, near: tuple[dict[int, float], float]) -> list[float]:
+    """All features of one candidate, each by its part's own formula. `near`: shares by item, and the mass."""
+    now, time, layout = float(asked.times[0]), float(asked.times[b]), learner.state.mixing.layout
+    common = by_item(learner, item, now)
+    popularity, log_age = common[long_counter(learner.config)], common[layout.age]
+    clicked = asked.items[b].tolist()
+    known = [before for before in clicked if before >= 0][: transitions.LAGS]
+    rows, width = Transitions.of(learner.items), learner.config.transitions
+    follows = [
+        transitions.feature(rows, before, item, time, width if lag == 0 else min(15, width))
+        for lag, before in enumerate(known)
+    ]
+    follows += [0.0] * (transitions.LAGS - len(known))
+    log_share = float(learner.items["log_counts"][item, long_counter(learner.config)])
+    log_share -= float(learner.state.totals[long_counter(learner.config)])
+    return [
+        *common,
+        *repeats.features(clicked, int(asked.fresh[b]), item, popularity, log_age),
+        *follows,
+        follows[0] * popularity,
+        *own_items.features(learner.state.readable().own_items(), int(asked.users[b]), item, time, popularity),
+        *neighbours.features(near[0].get(item, 0.0), near[1], max(log_share, 4 * FLOOR)),
+    ]
+
+
+def certain(learner: Learner, block: Any, b: int) -> list[int]:
+    """The certain candidates of a click: target, context, strongest transitions, neighbours, own items."""
+    clicked = [int(item) for item in block.contexts.items[b] if item >= 0]
+    found = [int(block.targets[b]), *clicked]
+    if clicked:
+        found += [int(item) for item in learner.items["next_items"][clicked[0], :6] if item >= 0]
+    if block.near_rows[b] >= 0:
+        found += [int(item) for item in block.near.items[block.near_rows[b], :5] if item >= 0]
+    held = list[int]()
+    chunk = learner.users["own_head"][block.contexts.users[b]] if block.contexts.users[b] < block.known_users else -1
+    while chunk >= 0:
+        held += [int(item) for item in learner.state.chunks["items"][chunk] if item >= 0]
+        chunk = learner.state.chunks["links"][chunk]
+    return list(dict.fromkeys(found + [item for item in held if item not in found][:6]))
+
+
+def near_of(block: Any, b: int) -> tuple[dict[int, float], float]:
+    """Shares by item, and the mass, of the search that a click reads."""
+    row = block.near_rows[b]
+    if row < 0:
+        return {}, 0.0
+    pairs = zip(block.near.items[row].tolist(), block.near.shares[row].tolist(), strict=True)
+    return {item: share for item, share in pairs if item >= 0}, float(block.near.mass[row])
+
+
+def candidates(
+    learner: Learner, block: Any, negatives: Sequence[int], correction: Sequence[float]
+) -> list[dict[int, tuple[float, Array]]]:
+    """Correction and features of each candidate, click by click: the certain ones, and all the negatives."""
+    found = list[dict[int, tuple[float, Array]]]()
+    for b in range(len(block)):
+        shifts = dict(zip(negatives, correction, strict=True)) | dict.fromkeys(certain(learner, block, b), 0.0)
+        found.append(
+            {
+                item: (shift, np.array(features(learner, block.contexts, b, item, near_of(block, b))))
+                for item, shift in shifts.items()
+            }
+        )
+    return found
 
 
 def context_vector(model: Mapping[str, Array], clicked: Array, kinds: Array, user: int, known_users: int) -> Array:
@@ -24,33 +97,37 @@ def context_vector(model: Mapping[str, Array], clicked: Array, kinds: Array, use
     for k, item in enumerate(clicked):
         if item >= 0:
             h += model["positions"][k] * model["priorities"][kinds[k]] * model["input"][item]
-    return h
+    return np.asarray(h)
 
 
-def score(model: Mapping[str, Array], h: Array, clicked: Array, item: int) -> float:
-    """The score of one candidate: scale * h . out + bias + popularity + repeats."""
-    counters = model["features"].shape[1]
-    weights = model["weights"]
-    value = weights[0] * (h @ model["output"][item]) + model["bias"][item]
-    value += weights[1 : 1 + counters] @ model["features"][item]
-    value += sum(weights[1 + counters + k] for k, other in enumerate(clicked) if other == item)
-    return float(value)
+def weights(model: Mapping[str, Array], places: Array, opened: Array, searched: bool) -> Array:  # noqa: FBT001
+    """A context's weights: global, those of its gates, and what a search changes at `places`."""
+    size = model["gates"].shape[1]
+    total = model["weights"][:size] + model["gates"][opened].sum(axis=0)
+    if searched:
+        total[places] += model["weights"][size:]
+    return np.asarray(total)
 
 
-def block_loss(model: Mapping[str, Array], block: Any, negatives: Sequence[int], correction: Sequence[float]) -> float:
-    """Sum over the block of weight * cross-entropy; own candidates uncorrected, negatives that are own left out."""
-    total = 0.0
-    for b in range(len(block.targets)):
-        h = context_vector(model, block.clicked[b], block.kinds[b], int(block.users[b]), block.known_users)
-        own = dict.fromkeys([int(block.targets[b]), *(int(i) for i in block.clicked[b] if i >= 0)])
-        logits = [score(model, h, block.clicked[b], item) for item in own]
-        logits += [
-            score(model, h, block.clicked[b], item) - shift
-            for item, shift in zip(negatives, correction, strict=True)
-            if item not in own
-        ]
-        top = max(logits)
-        total += float(block.weights[b]) * (math.log(sum(math.exp(x - top) for x in logits)) + top - logits[0])
+def block_loss(
+    model: Mapping[str, Array],
+    block: Any,
+    found: Sequence[Mapping[int, tuple[float, Array]]],
+    opened: Array,
+    places: Array,
+) -> float:
+    """Sum over the block of weight * cross-entropy of the target, which comes first, among its candidates."""
+    total, asked = 0.0, block.contexts
+    for b in range(len(block)):
+        mix = weights(model, places, opened[b], bool(block.near_rows[b] >= 0))
+        h = context_vector(model, asked.items[b], asked.kinds[b], int(asked.users[b]), block.known_users)
+        logits = {
+            item: mix[0] * (h @ model["output"][item]) + model["bias"][item] + mix[1:] @ values - shift
+            for item, (shift, values) in found[b].items()
+        }
+        top = max(logits.values())
+        mass = sum(math.exp(value - top) for value in logits.values())
+        total += float(block.weights[b]) * (math.log(mass) + top - logits[int(block.targets[b])])
     return total
 
 
@@ -90,3 +167,31 @@ def contexts(clicks: Sequence[tuple[str, str]], length: int, start: int) -> list
         masked: list[str | None] = [item if item in known else None for item in before]
         rows.append(masked + [None] * (length - len(before)))
     return rows
+
+
+def neighbour_shares(
+    sessions: Sequence[Sequence[int]],
+    recent: Mapping[int, Sequence[int]],
+    clicked: Sequence[int],
+    stale: Sequence[bool],
+) -> tuple[dict[int, float], float]:
+    """Session kNN from the formula: `sessions` by number, `recent` numbers per item, the context newest first.
+
+    Every session that shares an item is looked into (fewer than SIMILAR of them): shares by item, and the mass.
+    """
+    similarity: dict[int, float] = {}
+    seen: list[int] = []
+    for item, old in zip(clicked, stale, strict=True):
+        if item in seen:
+            continue
+        idf = math.log(1 + len(sessions) / (sum(item in session for session in sessions) + 1))
+        for number in recent.get(item, ()):
+            gain = 0.9 ** len(seen) * idf**2 * (0.3 if old else 1.0)
+            similarity[number] = similarity.get(number, 0.0) + gain
+        seen.append(item)
+    total = sum(similarity.values())
+    shares: dict[int, float] = {}
+    for number, value in similarity.items():
+        for item in sessions[number]:
+            shares[item] = shares.get(item, 0.0) + value / total
+    return shares, math.log1p(total)

@@ -46,13 +46,11 @@ def test_model_ranks_are_those_of_its_scores() -> None:
     """The ranks reported are those of the scores that `recommend` gives, item for item."""
     learner = Learner(SMALL)
     run(learner, random_batches(5, 50))
-    user = learner.users.ids[2]
-    clicked, kinds = learner.users["clicks"][2:3], learner.users["kinds"][2:3]
+    user, read = learner.users.ids[2], learner.state.readable()
     whole = dict(learner.recommend(user, 1000))
 
     for target, name in enumerate(learner.items.ids):
-        rows, targets = np.array([2], np.int32), np.array([target], np.int32)
-        ranks, popular = ranking.target_ranks(learner.state.readable(), clicked, kinds, rows, targets)
+        ranks, popular = ranking.target_ranks(read, ranking.request(read, 2), np.array([target], np.int32))
 
         assert ranks[0] == naive.rank([whole[item] for item in learner.items.ids], target), name
         assert popular[0] >= 1
@@ -62,10 +60,9 @@ def test_unseen_targets_are_misses() -> None:
     """An item without a row has no rank at all."""
     learner = Learner(SMALL)
     run(learner, random_batches(2, 50))
-    clicked, kinds = learner.users["clicks"][:1], learner.users["kinds"][:1]
-    row, unseen = np.array([0], np.int32), np.array([len(learner.items)], np.int32)
+    read, unseen = learner.state.readable(), np.array([len(learner.items)], np.int32)
 
-    ranks, popular = ranking.target_ranks(learner.state.readable(), clicked, kinds, row, unseen)
+    ranks, popular = ranking.target_ranks(read, ranking.request(read, 0), unseen)
 
     assert (ranks.tolist(), popular.tolist()) == ([math.inf], [math.inf])
 

@@ -78,10 +78,10 @@ def test_kernels_call_kernels_of_their_own_file_only() -> None:
 
 
 def kernels_in(tree: ast.AST) -> list[ast.FunctionDef]:
-    """The functions of a module under our `kernel` decorator."""
+    """The functions of a module under our decorators."""
     return [
         node
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef)
-        and any(isinstance(mark, ast.Name) and mark.id == "kernel" for mark in node.decorator_list)
+        and any(isinstance(mark, ast.Name) and mark.id in {"kernel", "inlined"} for mark in node.decorator_list)
     ]

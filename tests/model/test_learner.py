@@ -127,20 +127,27 @@ def test_unknown_users_get_what_is_popular() -> None:
 
 
 def test_reasons_add_up() -> None:
-    """What the recent items speak for a candidate adds up to its score less what it has without a context."""
+    """The parts of a score add up to it, for every item; of that, each recent item brings its share."""
     learner = Learner(SMALL)
     run(learner, random_batches(8, 60))
-    learner.users["vector"][:] = 0.0
-    user = learner.users.ids[1]
-    prior, _ = ranking.priors(learner.state.readable())
+    learner.users["vector"][:] = 0.3
+    user, read = learner.users.ids[1], learner.state.readable()
     recent = {learner.items.ids[row] for row in learner.users["clicks"][1]}
+    named, seen = set[str](), set[str]()
 
     for item, score in learner.recommend(user, 1000):
-        reasons = learner.explain(user, item)
+        found = ranking.explain_score(read, user, item)
 
+        assert found is not None
+        assert found.score == pytest.approx(score, abs=1e-4)
+        assert sum(found.parts.values()) == pytest.approx(score, abs=1e-4)
+        named |= found.parts.keys()
+        seen |= {name for name, share in found.parts.items() if share}
+        reasons = learner.explain(user, item)
+        assert reasons == found.clicks
         assert {name for name, _ in reasons} == recent
-        assert sum(share for _, share in reasons) == pytest.approx(score - prior[learner.items.index[item]], abs=1e-4)
         assert reasons == sorted(reasons, key=lambda pair: -pair[1])
+    assert seen == named
     assert learner.explain("nobody", "i1") == learner.explain(user, "nothing") == []
 
 
@@ -269,7 +276,7 @@ def test_foreign_context_is_refused() -> None:
     run(small, random_batches(1, 5))
     before = snapshot.digest(small)
 
-    with pytest.raises(ValueError, match="another learner"):
+    with pytest.raises(ValueError, match="of another learner"):
         small.reset_context(large.context())
 
     assert snapshot.digest(small) == before

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from model import resolve
 from model.batch import Batch
@@ -11,8 +13,13 @@ from model.config import LearnerConfig
 from model.kernels import NEVER
 from model.learner import Learner
 from model.losses import softmax_gradient
-from model.parts import embedding, popularity
-from model.parts.mixing import Mixing
+from model.parts import embedding, gates, history, neighbours, own_items, popularity, transitions
+from model.parts.history import Contexts, Histories
+from model.parts.mixing import Mixing, context_weights
+from model.parts.neighbours import Near, Sessions
+from model.parts.own_items import OwnItems
+from model.parts.transitions import Transitions
+from model.table import Columns, Table
 from tests.model import naive
 from tests.model.streams import SMALL, random_batches, run
 
@@ -54,9 +61,10 @@ def test_contexts_are_the_last_clicks() -> None:
     learner = Learner(SMALL)
     run(learner, batches[:3])
     clicks = [pair for batch in batches for pair in zip(batch.users.tolist(), batch.items.tolist(), strict=True)]
-    clicked, _ = learner._contexts(resolve.find(learner.state, batches[3]), len(learner.items))
+    rows = resolve.find(learner.state, batches[3])
+    asked = learner._contexts(rows, batches[3].times, len(learner.items))
 
-    found = [[learner.items.ids[item] if item >= 0 else None for item in row] for row in clicked.tolist()]
+    found = [[learner.items.ids[item] if item >= 0 else None for item in row] for row in asked.items.tolist()]
     assert found == naive.contexts(clicks, SMALL.sequence_length, 90)
     assert any(None in row[:-1] and row[-1] is not None for row in found)
 
@@ -80,17 +88,231 @@ def test_softmax_gradient_is_the_formula() -> None:
 
 def test_natural_steps_find_the_optimum() -> None:
     """On a logistic regression with badly scaled features the steps arrive at the weights that made the data."""
-    config = LearnerConfig(sequence_length=2, half_lives_hours=(1.0,), baseline_half_life=0)
+    config = LearnerConfig(sequence_length=2, half_lives_hours=(1.0,), baseline_half_life=0, gate_rate=0.0)
     random, mixing = np.random.default_rng(5), Mixing(config)
+    width, used = 1 + mixing.layout.features, np.array([0, 1, 3, 4])
     truth, sizes = np.array([0.05, -4.0, 1.0, -3.0]), np.array([20.0, 0.5, 1.0, 0.3])
+    opened, searched = np.zeros((128, gates.GATES), np.int32), np.zeros(128, np.float32)
     for _ in range(600):
-        features = random.normal(size=(128, 4)) * sizes
-        happened = random.random(128) < 1.0 / (1.0 + np.exp(-features @ truth))
-        guess = 1.0 / (1.0 + np.exp(-features @ mixing.values))
-        mixing.learn((guess - happened)[:, None] * features, config, 1.0)
+        features = np.zeros((128, width), np.float32)
+        features[:, used] = random.normal(size=(128, 4)) * sizes
+        happened = random.random(128) < 1.0 / (1.0 + np.exp(-features[:, used] @ truth))
+        guess = 1.0 / (1.0 + np.exp(-features @ mixing.values[:width]))
+        mixing.learn((guess - happened)[:, None].astype(np.float32) * features, opened, searched, config, 1.0)
 
-    np.testing.assert_allclose(mixing.values * sizes, truth * sizes, atol=0.12)
+    np.testing.assert_allclose(mixing.values[used] * sizes, truth * sizes, atol=0.12)
     np.testing.assert_allclose(mixing.served, mixing.values, atol=0.1)
+
+
+def test_gates_learn_what_differs() -> None:
+    """A weight that has another sign behind each of two gates is learned by the gates' rows, each its own."""
+    config = LearnerConfig(sequence_length=2, half_lives_hours=(1.0,), baseline_half_life=0, gate_rate=0.1)
+    random, mixing = np.random.default_rng(5), Mixing(config)
+    width, searched = 1 + mixing.layout.features, np.zeros(128, np.float32)
+    for _ in range(300):
+        side = random.integers(0, 2, 128)
+        opened = np.repeat(side[:, None] * 7, gates.GATES, axis=1).astype(np.int32)
+        features = np.zeros((128, width), np.float32)
+        features[:, 1] = random.normal(size=128)
+        weights = context_weights(mixing.layout, mixing.values, mixing.gates, opened, searched)
+        happened = random.random(128) < 1.0 / (1.0 + np.exp(-features[:, 1] * np.where(side, 2.0, -2.0)))
+        guess = 1.0 / (1.0 + np.exp(-(features * weights).sum(axis=1)))
+        mixing.learn((guess - happened)[:, None].astype(np.float32) * features, opened, searched, config, 1.0)
+
+    both = np.repeat([[0], [7]], gates.GATES, axis=1).astype(np.int32)
+    served = context_weights(mixing.layout, mixing.served, mixing.gates_served, both, searched[:2])
+    np.testing.assert_allclose(served[:, 1], [-2.0, 2.0], atol=0.3)
+
+
+def test_gates_open_by_what_is_known() -> None:
+    """Each gate stands at the value of its context: since when, how long, how repetitive, which run, which type."""
+    items = np.array([[4, 4, 5, -1], [-1, -1, -1, -1], [1, 2, 3, 4], [-1, 6, 6, -1]], np.int32)
+    gaps = np.array([5 * 60_000.0, np.nan, 40 * 60_000.0, 0.0])
+    asked = Contexts(
+        np.array([0, 9, 1, 2], np.int32),
+        items,
+        np.array([[2, 0, 0, 0], [0] * 4, [30, 1, 1, 1], [1] * 4], np.int32),
+        np.zeros((4, 4), np.uint8),
+        np.array([0, 0, 2, 0], np.int32),
+        np.zeros(4),
+        gaps,
+    )
+
+    opened = gates.open_gates(asked, np.array([0.0, 0.25, 0.9], np.float32)) - gates._STARTS
+
+    assert opened[:, 0].tolist() == [2, 6, 8, 0]
+    assert opened[:, 1].tolist() == [2, 0, 3, 2]
+    assert opened[:, 2].tolist() == [0, 0, 3, 5]
+    assert opened[:, 3].tolist() == [2, 0, 1, 0]
+    assert opened[:, 4].tolist() == [2, 0, 7, 1]
+
+
+def test_pauses_end_sessions() -> None:
+    """What lies before a gap of more than half an hour is stale, in the batch and in the stored history alike."""
+    users = Table(history.user_columns(4))
+    users.append(["a"])
+    times = np.array([0.0, 10.0, 50.0, 60.0]) * 60_000.0
+    zeros = np.zeros(4, np.int32)
+    history.remember(zeros, np.arange(4, dtype=np.int32), zeros, times, Histories.of(users))
+    asked = history.contexts(
+        zeros[:2], zeros[:2] + 9, zeros[:2], np.array([70.0, 200.0]) * 60_000.0, Histories.of(users), 4, 10
+    )
+
+    assert asked.items.tolist() == [[3, 2, 1, 0], [9, 3, 2, 1]]
+    assert asked.stale.tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
+    assert asked.fresh.tolist() == [0, 1]
+    assert asked.gaps.tolist() == [600_000.0, 140 * 60_000.0]
+
+
+def test_transitions_are_faded_counts() -> None:
+    """A row's weights are those of a dictionary that halves every week, strongest first, both ways counted."""
+    random = np.random.default_rng(2)
+    clicked = random.integers(0, 6, 50).astype(np.int32)
+    times = np.sort(random.uniform(0, 40 * 24 * HOUR, 50))
+    items = Table(transitions.item_columns(8))
+    items.append([f"i{k}" for k in range(6)])
+    before = np.full((50, 4), -1, np.int32)
+    for place in range(1, 50):
+        before[place, : min(place, 4)] = clicked[max(place - 4, 0) : place][::-1]
+
+    transitions.count_in(clicked, before, times, Transitions.of(items))
+
+    for row in range(6):
+        expected: dict[int, float] = {}
+        for place in range(50):
+            for lag, weight in enumerate((1.0, 0.7, 0.5)):
+                other = int(before[place, lag])
+                if other < 0 or other == clicked[place]:
+                    continue
+                faded = weight * 0.5 ** ((items["next_ms"][row] - times[place]) / (7 * 24 * HOUR))
+                if other == row:
+                    expected[int(clicked[place])] = expected.get(int(clicked[place]), 0.0) + faded
+                elif clicked[place] == row:
+                    expected[other] = expected.get(other, 0.0) + faded / 2
+        held = {
+            int(item): float(w) for item, w in zip(items["next_items"][row], items["next_weights"][row], strict=True)
+        }
+        held.pop(-1, None)
+        assert held == pytest.approx(expected, rel=1e-4)
+        assert items["next_total"][row] == pytest.approx(sum(expected.values()), rel=1e-4)
+        assert (np.diff(items["next_weights"][row]) <= 0).all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40)), max_size=120), st.integers(1, 20))
+def test_own_items_are_counted(clicks: list[tuple[int, int]], limit: int) -> None:
+    """Counts, times and rates of return are those of dictionaries in which the longest unclicked item makes room."""
+    users, items = Table(own_items.user_columns()), Table(own_items.item_columns())
+    users.append(["a", "b", "c"])
+    items.append([f"i{k}" for k in range(41)])
+    chunks = Columns(own_items.chunk_columns())
+    held: list[dict[int, tuple[float, int]]] = [{}, {}, {}]
+    returns = dict.fromkeys(range(41), 0)
+    for minute, (user, item) in enumerate(clicks):
+        mine = held[user]
+        returns[item] += item in mine
+        if item not in mine and len(mine) == limit:
+            del mine[min(mine, key=lambda other: mine[other][1])]
+        mine[item] = (mine.get(item, (0.0, 0))[0] + 1.0, minute)
+    for start in range(0, len(clicks), 50):
+        who, what = (np.array(column, np.int32) for column in zip(*clicks[start : start + 50], strict=True))
+        times = np.asarray((start + np.arange(len(who))) * 60_000.0, np.float64)
+        own_items.count_in(who, what, times, users, chunks, items, limit)
+
+    own = OwnItems(
+        users["own_head"],
+        *(chunks[n] for n in ("items", "counts", "minutes", "links")),
+        *(items[n] for n in ("returns", "clicks")),
+    )
+    for user in range(3):
+        _, chain = own_items.chains(own.heads[user : user + 1], own.links)
+        found = {
+            int(own.items[chunk, place]): (float(own.counts[chunk, place]), int(own.minutes[chunk, place]))
+            for chunk in chain
+            for place in range(own_items.CHUNK)
+            if own.items[chunk, place] >= 0
+        }
+        assert found == held[user]
+        assert users["own_size"][user] == len(held[user])
+        assert len(chain) == -(-len(found) // own_items.CHUNK)
+    assert {item: items["returns"][item] for item in returns} == returns
+
+
+def test_neighbours_are_session_knn() -> None:
+    """A search finds the shares of plain session kNN: sessions cut at pauses and at 24 items, its own left out."""
+    random = np.random.default_rng(4)
+    clicks = [(int(random.integers(0, 4)), int(25 * random.random() ** 2), minute * 5) for minute in range(400)]
+    users, items = Table(neighbours.user_columns()), Table(neighbours.item_columns(200))
+    users.append([f"u{k}" for k in range(4)])
+    items.append([f"i{k}" for k in range(25)])
+    kept, begun, ring = Columns(neighbours.ring_columns()), np.zeros(1, np.int64), 256
+    sessions: list[list[int]] = []
+    current: dict[int, int] = {}
+    last: dict[int, int] = {}
+    recent: dict[int, list[int]] = {}
+    for user, item, minute in clicks:
+        if user not in current or minute - last[user] > 30 or len(sessions[current[user]]) == neighbours.MEMBERS:
+            current[user] = len(sessions)
+            sessions.append([])
+        if item not in sessions[current[user]]:
+            sessions[current[user]].append(item)
+            recent.setdefault(item, []).append(current[user])
+        last[user] = minute
+    neighbours.make_room(kept, len(clicks), ring)
+    who, what, minutes = (np.array(column) for column in zip(*clicks, strict=True))
+    whole = Sessions.of(kept, users, items, begun, ring)
+    neighbours.count_in(who.astype(np.int32), what.astype(np.int32), minutes * 60_000.0, np.full(4, NEVER), kept, whole)
+    clicked, stale = np.array([[3, 1, 3, -1]], np.int32), np.array([[0, 0, 1, 1]], np.uint8)
+    near = Near.empty(1)
+    neighbours.search(
+        clicked,
+        stale,
+        np.array([2], np.int32),
+        Sessions.of(kept, users, items, begun, ring),
+        np.zeros(ring, np.float32),
+        np.zeros(25, np.float32),
+        near,
+    )
+
+    for numbers in recent.values():
+        if current[2] in numbers:
+            numbers.remove(current[2])
+    shares, mass = naive.neighbour_shares(sessions, recent, [3, 1], [False, False])
+    found = {int(item): float(share) for item, share in zip(near.items[0], near.shares[0], strict=True) if item >= 0}
+    assert len(kept) == len(sessions) == begun[0]
+    assert found == pytest.approx(shares, rel=1e-4)
+    assert near.mass[0] == pytest.approx(mass, rel=1e-4)
+    assert (np.diff(near.shares[0][: len(found)]) <= 0).all()
+
+
+def test_neighbours_of_popular_items_are_the_most_similar() -> None:
+    """Past SIMILAR sessions only those of the highest steps of similarity speak; a ring that is full forgets."""
+    users, items = Table(neighbours.user_columns()), Table(neighbours.item_columns(400))
+    users.append([f"u{k}" for k in range(600)])
+    items.append(["all", "half", "with half", "without"])
+    kept, begun, ring = Columns(neighbours.ring_columns()), np.zeros(1, np.int64), 256
+    who = np.repeat(np.arange(600), 2).astype(np.int32)
+    what = np.array([[0, 3], [0, 2]] * 300, np.int32).ravel()
+    odd = np.arange(1, 600, 2, dtype=np.int32)
+    who, what = np.append(who, odd[200:]), np.append(what, np.ones(100, np.int32))
+    neighbours.make_room(kept, len(who), ring)
+    whole = Sessions.of(kept, users, items, begun, ring)
+    times = np.zeros(len(who))
+    neighbours.count_in(who, what, times, np.zeros(600), kept, whole)
+    near = Near.empty(1)
+    neighbours.search(
+        np.array([[1, 0]], np.int32),
+        np.zeros((1, 2), np.uint8),
+        np.array([700], np.int32),
+        Sessions.of(kept, users, items, begun, ring),
+        np.zeros(ring, np.float32),
+        np.zeros(4, np.float32),
+        near,
+    )
+
+    found = {int(item): float(share) for item, share in zip(near.items[0], near.shares[0], strict=True) if item >= 0}
+    assert len(kept) == ring
+    assert found == pytest.approx({0: 1.0, 1: 1.0, 2: 1.0})
 
 
 def test_first_vectors_depend_on_the_row_alone() -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from model.batch import Float32, Int32
 from model.learner import Learner
+from model.parts import gates
+from model.parts.history import Contexts
 from model.training import Block, Gradients
 from tests.model import naive
 from tests.model.streams import SMALL, random_batches, run
@@ -18,23 +20,36 @@ Case = tuple[Learner, Block, Int32, Float32]
 
 @pytest.fixture
 def case() -> Case:
-    """A learner that has learned a little, and a block with repeats, holes, a new user and a new item."""
+    """A learner that has learned a little, and a block with repeats, holes, searches, a new user and a new item."""
     learner = Learner(SMALL)
     run(learner, random_batches(6, 40))
     learner.users.append(["newcomer"])
     learner.items.append(["novelty"])
-    new = len(learner.items) - 1
+    new, newcomer = len(learner.items) - 1, len(learner.users) - 1
     learner.items["vector"][new] = learner.items["vector"][0] * 2.0
-    learner.state.mixing.values[:] = np.linspace(0.4, -0.5, len(learner.state.mixing.values))
+    mixing = learner.state.mixing
+    mixing.values[:] = np.linspace(0.4, -0.5, len(mixing.values))
+    mixing.gates[:] = np.random.default_rng(1).normal(scale=0.1, size=mixing.gates.shape)
     learner.users["vector"][:] += 0.1
-    block = Block(
+    now = float(learner.state.now_ms[0])
+    contexts = Contexts(
+        np.array([0, 1, 2, newcomer], np.int32),
         np.array([[3, 1, 3], [-1, 2, -1], [5, 4, -1], [0, -1, 7]], np.int32),
         np.array([[1, 2, 3], [0, 2, 0], [4, 1, 0], [2, 0, 2]], np.int32),
+        np.array([[0, 0, 1], [1, 1, 1], [0, 1, 1], [0, 0, 0]], np.uint8),
+        np.array([1, 0, 2, 0], np.int32),
+        now + np.array([1.0, 2.0, 9.0, 100.0]) * 60_000.0,
+        np.array([5e3, 4e6, np.nan, np.nan]),
+    )
+    wanted = np.array([0, 2])
+    block = Block(
+        contexts,
         np.array([1, 6, new, 0], np.int32),
-        np.array([0, 1, 2, len(learner.users) - 1], np.int32),
         np.array([1.0, 0.5, 2.0, 1.0], np.float32),
+        learner.trainer.search(contexts.take(wanted)),
+        np.array([0, -1, 1, -1], np.int32),
         new,
-        len(learner.users) - 1,
+        newcomer,
     )
     rows = learner.trainer.negatives(block).copy()
     return learner, block, rows, learner.trainer._correction[: len(rows)].copy()
@@ -51,15 +66,23 @@ def reference(learner: Learner) -> dict[str, naive.Array]:
         "positions": state.positions.astype(np.float64),
         "priorities": state.types["priority"].astype(np.float64),
         "weights": state.mixing.values.copy(),
-        "features": naive.popularity_features(learner.items["log_counts"], state.totals),
+        "gates": state.mixing.gates.astype(np.float64),
     }
+
+
+def naive_loss(case: Case, model: dict[str, naive.Array]) -> Callable[[], float]:
+    """The loss of the block as a function of what `model` holds when it is called."""
+    learner, block, rows, correction = case
+    found = naive.candidates(learner, block, rows.tolist(), correction.tolist())
+    opened = gates.open_gates(block.contexts, learner.users["repeat_share"][: block.known_users])
+    places = learner.state.mixing.layout.searched
+    return lambda: naive.block_loss(model, block, found, opened, places)
 
 
 def summed(learner: Learner, block: Block, found: Gradients) -> dict[str, naive.Array]:
     """The kernels' gradients, added up per parameter."""
-    state, d = learner.state, learner.config.dim
-    scale = state.mixing.values[0]
-    total = {name: np.zeros_like(array) for name, array in reference(learner).items() if name != "features"}
+    state, d, asked = learner.state, learner.config.dim, block.contexts
+    total = {name: np.zeros_like(array) for name, array in reference(learner).items()}
     for m, row in enumerate(found.rows):
         total["output"][row] += found.drows[m, :d]
         total["bias"][row] += found.drows[m, -1]
@@ -68,50 +91,75 @@ def summed(learner: Learner, block: Block, found: Gradients) -> dict[str, naive.
             if item >= 0:
                 total["output"][item] += found.own_gradients[b, c] * found.hx[b, :d]
                 total["bias"][item] += found.own_gradients[b, c]
-        for k, item in enumerate(block.clicked[b]):
+        for k, item in enumerate(asked.items[b]):
             if item >= 0:
-                weight = state.positions[k] * state.types["priority"][block.kinds[b, k]]
-                total["input"][item] += weight * scale * found.dhx[b, :d]
-        if block.users[b] < block.known_users:
-            total["user"][block.users[b]] += scale * found.dhx[b, :d]
+                weight = state.positions[k] * state.types["priority"][asked.kinds[b, k]]
+                total["input"][item] += weight * found.scales[b] * found.dhx[b, :d]
+        if asked.users[b] < block.known_users:
+            total["user"][asked.users[b]] += found.scales[b] * found.dhx[b, :d]
+        total["gates"][found.opened[b]] += found.dweights[b]
     total["positions"], total["priorities"] = found.dpositions, found.dpriorities
-    total["weights"] = found.dweights.sum(axis=0)
+    width, places = found.dweights.shape[1], state.mixing.layout.searched
+    total["weights"][:width] = found.dweights.sum(axis=0)
+    total["weights"][width:] = (found.dweights[:, places] * found.searched[:, None]).sum(axis=0)
     return total
+
+
+def test_features_are_those_of_their_parts(case: Case) -> None:
+    """The fused walk finds the candidates and writes the features that the parts' own formulas give."""
+    learner, block, rows, correction = case
+    expected = naive.candidates(learner, block, rows.tolist(), correction.tolist())
+
+    found = learner.trainer.backward(block, rows)
+
+    marks = learner.items["mark"]
+    assert (marks == -1).all()
+    for b in range(len(block)):
+        own = [int(item) for item in found.own[b] if item >= 0]
+        layout = learner.state.mixing.layout
+        featured = [item for item, (_, values) in expected[b].items() if values[layout.by_item :].any()]
+        assert set(own) == {*naive.certain(learner, block, b), *featured}
+        assert own[0] == block.targets[b]
+        for place, item in enumerate(own):
+            shift, values = expected[b][item]
+            np.testing.assert_allclose(learner.trainer._features[b, place], values, rtol=2e-4, atol=2e-5)
+            assert learner.trainer._own_correction[b, place] == pytest.approx(shift, abs=1e-6)
 
 
 def test_loss_is_the_formula(case: Case) -> None:
     """A block's losses, weighted, add up to the naive loss over the same candidates."""
-    learner, block, rows, correction = case
+    learner, block, rows, _ = case
 
     found = learner.trainer.backward(block, rows)
 
-    expected = naive.block_loss(reference(learner), block, rows.tolist(), correction.tolist())
-    assert float(found.loss @ block.weights) == pytest.approx(expected, rel=1e-5)
+    assert float(found.loss @ block.weights) == pytest.approx(naive_loss(case, reference(learner))(), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["output", "input", "bias", "user", "positions", "priorities"])
 def test_gradient_is_the_slope(case: Case, name: str) -> None:
     """Each gradient equals the finite difference of the naive loss, for every single number."""
-    learner, block, rows, correction = case
+    learner, block, rows, _ = case
     model = reference(learner)
     found = summed(learner, block, learner.trainer.backward(block, rows))[name]
 
-    expected = slopes(model, name, lambda: naive.block_loss(model, block, rows.tolist(), correction.tolist()))
+    expected = slopes(model, name, naive_loss(case, model))
 
     assert np.abs(expected).max() > 1e-3
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-5)
 
 
-def test_global_weights_learn_from_known_targets_only(case: Case) -> None:
-    """The gradient of the global weights is the slope of the loss without the click whose target is new."""
-    learner, block, rows, correction = case
+@pytest.mark.parametrize("name", ["weights", "gates"])
+def test_weights_learn_from_known_targets_only(case: Case, name: str) -> None:
+    """The gradients of global and gate weights are the slopes of the loss without the click whose target is new."""
+    learner, block, rows, _ = case
     model = reference(learner)
-    found = learner.trainer.backward(block, rows).dweights.sum(axis=0)
+    found = summed(learner, block, learner.trainer.backward(block, rows))[name]
     block.weights[2] = 0.0
 
-    expected = slopes(model, "weights", lambda: naive.block_loss(model, block, rows.tolist(), correction.tolist()))
+    expected = slopes(model, name, naive_loss(case, model))
 
-    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-5)
+    assert np.abs(expected).max() > 1e-3
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=3e-5)
 
 
 def slopes(model: dict[str, naive.Array], name: str, loss: Callable[[], float]) -> naive.Array:
@@ -124,13 +172,13 @@ def slopes(model: dict[str, naive.Array], name: str, loss: Callable[[], float]) 
 
 def test_step_lowers_the_loss(case: Case) -> None:
     """A small step against the gradients makes the same block likelier."""
-    learner, block, rows, correction = case
-    before = naive.block_loss(reference(learner), block, rows.tolist(), correction.tolist())
+    learner, block, rows, _ = case
+    before = naive_loss(case, reference(learner))()
 
     found = learner.trainer.backward(block, rows)
     learner.trainer._move_rows(block, found, 0.1)
 
-    assert naive.block_loss(reference(learner), block, rows.tolist(), correction.tolist()) < before
+    assert naive_loss(case, reference(learner))() < before
 
 
 def test_masked_users_and_holes_do_not_move(case: Case) -> None:
@@ -149,12 +197,12 @@ def test_masked_users_and_holes_do_not_move(case: Case) -> None:
 def test_touched_rows_are_those_that_changed(case: Case) -> None:
     """Every item row that a block moved is noted, once."""
     learner, block, _, _ = case
-    learner.trainer.take_touched("items")
+    learner.items.take_touched()
     before = {name: learner.items[name].copy() for name in ("vector", "input", "bias")}
 
     learner.trainer.train(block, 1.0)
 
-    touched = learner.trainer.take_touched("items").tolist()
+    touched = learner.items.take_touched().tolist()
     changed = {
         int(row)
         for name, old in before.items()
@@ -162,4 +210,4 @@ def test_touched_rows_are_those_that_changed(case: Case) -> None:
     }
     assert len(set(touched)) == len(touched)
     assert changed <= set(touched)
-    assert learner.trainer.take_touched("items").tolist() == []
+    assert learner.items.take_touched().tolist() == []
