@@ -12,6 +12,7 @@ from model.config import LearnerConfig
 from model.evaluation import affordable, learn_cost, summarize
 from model.memory import Context
 from model.parts import age, embedding, history, neighbours, own_items, transitions
+from model.parts.gates import open_gates
 from model.parts.history import Contexts, Histories
 from model.parts.popularity import count_clicks, growth_rates, mean_shift, steady_times
 from model.resolve import Rows
@@ -66,7 +67,7 @@ class Learner:
         if not count or not len(self.items):
             return NOTHING_SCORED
         rows = resolve.find(self.state, batch)
-        contexts = self._contexts(rows, batch.times, len(self.items))
+        contexts = self._contexts(rows, steady_times(batch.times), len(self.items))
         ready = np.flatnonzero(contexts.following)
         chosen = np.sort(self.state.score_random.choice(ready, min(count, len(ready)), replace=False))
         return self._note_scores(*self._ranks(rows, contexts, chosen))
@@ -76,7 +77,7 @@ class Learner:
         or before. Where that click's item is of no finished batch, the context can be empty all the same.
         """
         resolve.check(batch)
-        contexts = self._contexts(resolve.find(self.state, batch), batch.times, len(self.items))
+        contexts = self._contexts(resolve.find(self.state, batch), steady_times(batch.times), len(self.items))
         return np.asarray(np.flatnonzero(contexts.following), np.int64)
 
     def ranks(self, batch: Batch, chosen: Int64) -> Float64:
@@ -88,7 +89,7 @@ class Learner:
         if not len(self.items):
             return np.full(len(chosen), np.inf)
         rows = resolve.find(self.state, batch)
-        return self._ranks(rows, self._contexts(rows, batch.times, len(self.items)), chosen)[0]
+        return self._ranks(rows, self._contexts(rows, steady_times(batch.times), len(self.items)), chosen)[0]
 
     def learn(self, batch: Batch, learning_rate_scale: float = 1.0) -> Learned:
         """Give new ids their rows, learn the clicks that have a context, then count the whole batch in.
@@ -100,10 +101,11 @@ class Learner:
             raise ValueError(f"learning_rate_scale={learning_rate_scale!r}: must be a finite number, 0 or more")
         known_users, known_items = len(self.users), len(self.items)
         rows = resolve.grow(self.state, batch)
-        losses = self._train(rows, batch.times, known_users, known_items, learning_rate_scale)
+        times = steady_times(batch.times)
+        losses = self._train(rows, times, known_users, known_items, learning_rate_scale)
         loss = float(losses.mean()) if len(losses) else math.nan
         self._note_learned(rows, known_items, loss, len(losses))
-        self._count_in(rows, batch.times)
+        self._count_in(rows, times)
         return Learned(len(batch), loss, len(self.users) - known_users, len(self.items) - known_items)
 
     def recommend(self, user_id: str, top_n: int) -> list[tuple[str, float]]:
@@ -162,15 +164,16 @@ class Learner:
         purse[0] = 0.0 if config.score_fraction is None and count == clicks else purse[0] - cost
         return count
 
-    def _contexts(self, rows: Rows, times: Int64, known_items: int) -> Contexts:
+    def _contexts(self, rows: Rows, times: Float64, known_items: int) -> Contexts:
         """The contexts of all clicks of a batch, in which items from `known_items` on are holes."""
         stored = Histories.of(self.users)
         length = self.config.sequence_length
-        return history.contexts(rows.users, rows.items, rows.types, steady_times(times), stored, length, known_items)
+        return history.contexts(rows.users, rows.items, rows.types, times, stored, length, known_items)
 
-    def _train(self, rows: Rows, times: Int64, known_users: int, known_items: int, rate: float) -> Float64:
+    def _train(self, rows: Rows, times: Float64, known_users: int, known_items: int, rate: float) -> Float64:
         """Train block after block, in order, on the clicks that have a context; their losses, float64 [trained]."""
         contexts = self._contexts(rows, times, known_items)
+        opened = open_gates(contexts, self.users["repeat_share"][:known_users])
         # Nothing has been finished before the first batch: there is nothing to tell its targets from.
         ready = np.flatnonzero(contexts.following & (known_items > 0))
         weights = self._weights(rows)
@@ -183,6 +186,7 @@ class Learner:
             chosen = ready[start : start + self.config.block]
             block = Block(
                 contexts.take(chosen),
+                opened[chosen],
                 rows.items[chosen],
                 weights[chosen],
                 near,
@@ -208,23 +212,22 @@ class Learner:
         average = mean[0] / mean[1] if mean[0] > 0.0 else 1.0
         return np.asarray(priorities / np.float32(average), np.float32)
 
-    def _count_in(self, rows: Rows, times: Int64) -> None:
+    def _count_in(self, rows: Rows, times: Float64) -> None:
         """The batch is finished: its clicks enter every part's memory of the stream."""
         if not len(rows):
             return
         state, items, users, config = self.state, self.items, self.users, self.config
-        steady = steady_times(times)
         before = self._contexts(rows, times, len(items)).items
-        transitions.count_in(rows.items, before, steady, transitions.Transitions.of(items))
+        transitions.count_in(rows.items, before, times, transitions.Transitions.of(items))
         neighbours.make_room(state.sessions, len(rows), config.sessions)
         sessions = state.readable().neighbour_sessions()
-        joined = neighbours.count_in(rows.users, rows.items, steady, users["last_ms"], state.sessions, sessions)
-        chunks = own_items.count_in(rows.users, rows.items, steady, users, state.chunks, items, config.own_items)
-        history.remember(rows.users, rows.items, rows.types, steady, Histories.of(users))
-        age.count_in(rows.items, steady, items["first_ms"])
-        count_clicks(rows.items, steady, self._rates, items["log_counts"], state.totals)
+        joined = neighbours.count_in(rows.users, rows.items, times, users["last_ms"], state.sessions, sessions)
+        chunks = own_items.count_in(rows.users, rows.items, times, users, state.chunks, items, config.own_items)
+        history.remember(rows.users, rows.items, rows.types, times, Histories.of(users))
+        age.count_in(rows.items, times, items["first_ms"])
+        count_clicks(rows.items, times, self._rates, items["log_counts"], state.totals)
         state.ring.push(rows.items, items["long_count"], items["short_count"])
-        state.now_ms[0] = max(float(state.now_ms[0]), float(steady.max()))
+        state.now_ms[0] = max(float(state.now_ms[0]), float(times.max()))
         state.sessions.touch(joined)
         state.chunks.touch(chunks)
         users.touch(rows.users)

@@ -13,7 +13,7 @@ from model.batch import Float32, Float64, Int32
 from model.candidates import DRAWN, Found, Items, Seen
 from model.config import LearnerConfig
 from model.losses import softmax_gradient
-from model.parts import embedding, gates, neighbours
+from model.parts import embedding, neighbours
 from model.parts.history import Contexts
 from model.parts.mixing import context_weights
 from model.parts.neighbours import Near
@@ -27,12 +27,13 @@ LONG_COUNTER_HOURS = 168.0
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """B clicks to train on: their contexts, `targets` int32 [B] and `weights` float32 [B]. Items and users from
+    """B clicks to train on: their contexts, `opened` int32 [B, GATES], `targets` int32 [B] and `weights` float32 [B]. Items and users from
     `known_items` and `known_users` on are not in a finished batch yet. `near_rows` int32 [B]: the search in `near` that
     a click reads, or -1.
     """
 
     contexts: Contexts
+    opened: Int32
     targets: Int32
     weights: Float32
     near: Near
@@ -55,7 +56,6 @@ class Gradients:
     dhx: Float32
     scales: Float32
     drows: Float32
-    opened: Int32
     searched: Float32
     dweights: Float32
     dpositions: Float64
@@ -82,7 +82,7 @@ class Trainer:
         """Learn a block, steps times `rate`; the loss of each click in nats is answered, float64 [B]."""
         gradients = self.backward(block, self.negatives(block))
         self._move_rows(block, gradients, rate)
-        self._move_weights(gradients, rate)
+        self._move_weights(block, gradients, rate)
         return gradients.loss
 
     def negatives(self, block: Block) -> Int32:
@@ -111,9 +111,8 @@ class Trainer:
         state, items = self._state, self._state.items
         layout = state.mixing.layout
         now = float(block.contexts.times[0])
-        opened = gates.open_gates(block.contexts, state.users["repeat_share"][: block.known_users])
         searched = (block.near_rows >= 0).astype(np.float32)
-        weights = context_weights(layout, state.mixing.values, state.mixing.gates, opened, searched)
+        weights = context_weights(layout, state.mixing.values, state.mixing.gates, block.opened, searched)
         scales = np.ascontiguousarray(weights[:, 0])
         h = self._combine(block)
         hx = _with_weights(h, weights, layout.by_item)
@@ -142,7 +141,7 @@ class Trainer:
         kernels.own_backward(found.items, logits, found.features, items["vector"], h, block.known_items, dhx, dweights)
         dpositions, dpriorities = self._priority_gradients(block, dhx, scales)
         return Gradients(
-            rows, found.items, logits, hx, dhx, scales, drows, opened, searched, dweights, dpositions, dpriorities, loss
+            rows, found.items, logits, hx, dhx, scales, drows, searched, dweights, dpositions, dpriorities, loss
         )
 
     def _walk(self, block: Block, now: float, rows: Int32) -> Found:
@@ -265,13 +264,13 @@ class Trainer:
         items.touch(block.contexts.items)
         users.touch(np.where(block.contexts.users < block.known_users, block.contexts.users, -1).astype(np.int32))
 
-    def _move_weights(self, found: Gradients, rate: float) -> None:
+    def _move_weights(self, block: Block, found: Gradients, rate: float) -> None:
         state, config = self._state, self._state.config
         step = rate * config.priority_rate
         embedding.descend(state.positions, state.position_sums, found.dpositions, step, config)
         types = state.types
         embedding.descend(types["priority"], types["priority_sum"], found.dpriorities, step, config)
-        state.mixing.learn(found.dweights, found.opened, found.searched, config, rate)
+        state.mixing.learn(found.dweights, block.opened, found.searched, config, rate)
 
 
 def long_counter(config: LearnerConfig) -> int:

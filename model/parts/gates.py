@@ -59,6 +59,16 @@ def _runs(items: Int32) -> Int32:
 
 
 @kernel
+def add_rows(gates: Int32, rows: Float32, weights: Float32) -> None:
+    """weights[b] += the rows of its open gates; weights float32 [B, W], rows float32 [VALUES, W]."""
+    for b in range(gates.shape[0]):
+        for g in range(gates.shape[1]):
+            row = gates[b, g]
+            for f in range(rows.shape[1]):
+                weights[b, f] += rows[row, f]
+
+
+@kernel
 def descend(gates: Int32, gradients: Float32, weights: Float32, sums: Float32, rate: float, start: float) -> None:
     """AdaGrad, weight by weight and in place, for the open rows; `gradients` float32 [B, weights] click by click."""
     for b in range(gates.shape[0]):

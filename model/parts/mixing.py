@@ -117,10 +117,10 @@ class Mixing:
 
     def learn(self, found: Float32, opened: Int32, searched: Float32, config: LearnerConfig, rate: float) -> None:
         """Take in the gradients [B, 1 + features] of a block; global rows step when enough clicks have gathered."""
-        both = np.concatenate((found, found[:, self.layout.searched] * searched[:, None]), axis=1).astype(np.float64)
+        both = np.concatenate((found, found[:, self.layout.searched] * searched[:, None]), axis=1)
         self.fisher *= config.fisher_decay
         self.fisher += both.T @ both
-        self.gradient += both.sum(axis=0)
+        self.gradient += both.sum(axis=0, dtype=np.float64)
         self.pending += len(both)
         gates.descend(opened, found, self.gates, self.gate_sums, rate * config.gate_rate, config.gate_start)
         if self.pending[0] >= config.weight_step_clicks:
@@ -147,7 +147,7 @@ def context_weights(layout: Layout, values: Float64, rows: Float32, opened: Int3
     `opened` int32 [B, GATES], `searched` float32 [B], 1 where there was a search.
     """
     width = 1 + layout.features
-    weights: Float32 = rows[opened].sum(axis=1)
-    weights += values[:width].astype(np.float32)
+    weights: Float32 = np.repeat(values[None, :width].astype(np.float32), len(opened), axis=0)
+    gates.add_rows(opened, rows, weights)
     weights[:, layout.searched] += searched[:, None] * values[width:].astype(np.float32)
     return weights

@@ -83,5 +83,7 @@ def kernels_in(tree: ast.AST) -> list[ast.FunctionDef]:
         node
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef)
-        and any(isinstance(mark, ast.Name) and mark.id in {"kernel", "inlined"} for mark in node.decorator_list)
+        and any(
+            isinstance(mark, ast.Name) and mark.id in {"kernel", "inlined", "summing"} for mark in node.decorator_list
+        )
     ]

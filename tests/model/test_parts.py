@@ -62,7 +62,7 @@ def test_contexts_are_the_last_clicks() -> None:
     run(learner, batches[:3])
     clicks = [pair for batch in batches for pair in zip(batch.users.tolist(), batch.items.tolist(), strict=True)]
     rows = resolve.find(learner.state, batches[3])
-    asked = learner._contexts(rows, batches[3].times, len(learner.items))
+    asked = learner._contexts(rows, popularity.steady_times(batches[3].times), len(learner.items))
 
     found = [[learner.items.ids[item] if item >= 0 else None for item in row] for row in asked.items.tolist()]
     assert found == naive.contexts(clicks, SMALL.sequence_length, 90)

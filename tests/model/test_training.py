@@ -44,6 +44,7 @@ def case() -> Case:
     wanted = np.array([0, 2])
     block = Block(
         contexts,
+        gates.open_gates(contexts, learner.users["repeat_share"][:newcomer]),
         np.array([1, 6, new, 0], np.int32),
         np.array([1.0, 0.5, 2.0, 1.0], np.float32),
         learner.trainer.search(contexts.take(wanted)),
@@ -74,9 +75,8 @@ def naive_loss(case: Case, model: dict[str, naive.Array]) -> Callable[[], float]
     """The loss of the block as a function of what `model` holds when it is called."""
     learner, block, rows, correction = case
     found = naive.candidates(learner, block, rows.tolist(), correction.tolist())
-    opened = gates.open_gates(block.contexts, learner.users["repeat_share"][: block.known_users])
     places = learner.state.mixing.layout.searched
-    return lambda: naive.block_loss(model, block, found, opened, places)
+    return lambda: naive.block_loss(model, block, found, block.opened, places)
 
 
 def summed(learner: Learner, block: Block, found: Gradients) -> dict[str, naive.Array]:
@@ -97,7 +97,7 @@ def summed(learner: Learner, block: Block, found: Gradients) -> dict[str, naive.
                 total["input"][item] += weight * found.scales[b] * found.dhx[b, :d]
         if asked.users[b] < block.known_users:
             total["user"][asked.users[b]] += found.scales[b] * found.dhx[b, :d]
-        total["gates"][found.opened[b]] += found.dweights[b]
+        total["gates"][block.opened[b]] += found.dweights[b]
     total["positions"], total["priorities"] = found.dpositions, found.dpriorities
     width, places = found.dweights.shape[1], state.mixing.layout.searched
     total["weights"][:width] = found.dweights.sum(axis=0)
