@@ -21,6 +21,7 @@ from stream import actor, wiring
 from stream.actor import RayLearner
 from stream.api import Answer, Health, HttpDoor
 from stream.clocks import SystemClock
+from stream.errors import ConfigError
 from stream.events import LearnReport
 from stream.host import HostConfig
 from stream.kafka.source import KafkaDeadLetters, KafkaSource
@@ -41,6 +42,8 @@ def run(settings: Settings, replay: Path | None, rate: float | None, started: fl
 
     Raises a `HeadraceError` whose exit code says why it stopped.
     """
+    if rate is not None and replay is None:
+        raise ConfigError("--rate slows a --replay down; Kafka is read as fast as it is learned. Leave --rate away")
     meter = PrometheusMeter()
     meter.set("headrace_build_info", 1, version=version("headrace"), python=platform.python_version())
     with ExitStack() as stack:

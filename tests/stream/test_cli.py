@@ -101,6 +101,7 @@ def test_recommends(command: Command, lineage: Path, tmp_path: Path) -> None:
         (["recommend", "u1", "--url", "http://127.0.0.1:1"], "127.0.0.1:1"),
         (["produce", "absent.parquet"], "absent.parquet"),
         (["run", "--replay", "absent.parquet", "--store", "s", "--port", "0"], "absent.parquet"),
+        (["run", "--rate", "5", "--store", "s", "--port", "0"], "--replay"),
         (["train", "--store", "empty"], "clickstream.json"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
