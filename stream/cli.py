@@ -184,8 +184,10 @@ def checkpoints(store: Store = None, lineage: Lineage = None, as_json: Json = Fa
     rows = inspect.checkpoints(opened, layout)
     if as_json:
         _print(rows)
-    else:
+    elif rows:
         _table([_brief(row) for row in rows], f"checkpoints of lineage {layout.lineage}")
+    else:
+        typer.echo(f"lineage {layout.lineage} has no checkpoint yet, or there is no such lineage")
 
 
 @app.command()
@@ -196,7 +198,8 @@ def verify(store: Store = None, lineage: Lineage = None, as_json: Json = False) 
 
     settings = _settings({"store.location": store, "store.lineage": lineage})
     options = checker.Options(window=settings.stream.dedupe_window)
-    verdict = checker.prove(wiring.open_store(settings), settings.store.prefix, settings.store.lineage or None, options)
+    store_to_read = wiring.open_to_read(settings)
+    verdict = checker.prove(store_to_read, settings.store.prefix, settings.store.lineage or None, options)
     if as_json:
         _print(verdict.to_dict())
     else:

@@ -115,6 +115,24 @@ def test_errors_say_what_to_do(command: Command, argv: list[str], named: str) ->
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("argv", [["verify"], ["checkpoints"], ["recommend", "u1"]], ids=lambda argv: str(argv[0]))
+def test_who_only_reads_makes_no_store(command: Command, tmp_path: Path, argv: list[str]) -> None:
+    """A slip in --store is told, and leaves no folder behind."""
+    done = command(*argv, "--store", "absent")
+
+    assert done.returncode == 2
+    assert "absent" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lineage_without_checkpoints_is_told(command: Command, lineage: Path) -> None:
+    """No table of nothing for a person, and an empty list for a program."""
+    argv = ["checkpoints", "--store", str(lineage), "--lineage", "other"]
+
+    assert "lineage other has no checkpoint yet" in command(*argv).stdout
+    assert json.loads(command(*argv, "--json").stdout) == []
+
+
 def test_learns_from_a_file(command: Command, tmp_path: Path) -> None:
     """`run --replay` learns a file to its end and exits 0; a second run has nothing to do."""
     path = tmp_path / "clicks.jsonl"
