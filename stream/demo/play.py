@@ -226,7 +226,7 @@ def _say_farewell(stage: Stage, clicks: demo_data.Clicks, console: Console) -> N
         console.print("\nNot one row names a user, so there is nobody to recommend anything to.")
         return
     names = load_names(clicks.names) if clicks.names else {}
-    console.print(f"\nUser {user}'s top ten, and which of their last clicks speak for it:")
+    console.print(f"\nUser {user}'s top ten, and which of their last clicks speak for it:", markup=False)
     for place, suggested in enumerate(stage.learner.recommend(user, 10), 1):
         reasons = [
             names.get(each.product_id, each.product_id)
@@ -235,7 +235,7 @@ def _say_farewell(stage: Stage, clicks: demo_data.Clicks, console: Console) -> N
         ]
         because = f"  because of {' and '.join(reasons)}" if reasons else "  popular just now"
         name = names.get(suggested.product_id, suggested.product_id)
-        console.print(f"  {place:2}. {name:<42}{because}", highlight=False, soft_wrap=True)
+        console.print(f"  {place:2}. {name:<42}{because}", markup=False, highlight=False, soft_wrap=True)
     stage.service.close()
     where = stage.config.store.root  # type: ignore[attr-defined]
     named = f" --names {clicks.names}" if clicks.names else ""
@@ -244,6 +244,7 @@ def _say_farewell(stage: Stage, clicks: demo_data.Clicks, console: Console) -> N
         f"\nTry next:\n  {command} recommend {user} --store {where}{named}\n  {command} verify --store {where}\n"
         f"  {command} demo --data YOUR.parquet      your own clicks: user_id, product_id, timestamp",
         soft_wrap=True,
+        markup=False,
         highlight=False,
     )
 

@@ -133,6 +133,18 @@ def test_lineage_without_checkpoints_is_told(command: Command, lineage: Path) ->
     assert json.loads(command(*argv, "--json").stdout) == []
 
 
+def test_brackets_are_shown(command: Command, lineage: Path, tmp_path: Path) -> None:
+    """A user, a name or a value with brackets is printed as it is: it is no markup."""
+    (tmp_path / "names.csv").write_text("product_id,name\n" + "".join(f"i{row},[/b] [red]{row}\n" for row in range(99)))
+    done = command("recommend", "[/u]", "--store", str(lineage), "--names", "names.csv")
+    shown = command("config", HEADRACE_MODEL_DEFAULT_EVENT_TYPE="[/x]", COLUMNS="200")
+
+    assert done.returncode == 0, done.stderr
+    assert "for [/u], by checkpoint" in done.stdout
+    assert "[/b] [red]" in done.stdout
+    assert "[/x]" in shown.stdout, shown.stderr
+
+
 def test_learns_from_a_file(command: Command, tmp_path: Path) -> None:
     """`run --replay` learns a file to its end and exits 0; a second run has nothing to do."""
     path = tmp_path / "clicks.jsonl"
