@@ -62,7 +62,8 @@ test-services: venv ## Run the tests on a real Kafka and S3 (STORE=seaweedfs or 
 bench: venv ## Measure speed and quality, one benchmark after another (BENCH_DATA=stream.parquet)
 	@$(BIN)/python -m bench.pipeline $(BENCH_ARGS)
 	@$(BIN)/python -m bench.checkpoint $(BENCH_ARGS)
-	@$(BIN)/python -m bench.incremental $(BENCH_DATA) $(BENCH_ARGS)
+	@$(if $(BENCH_DATA),$(BIN)/python -m bench.incremental $(BENCH_DATA) $(BENCH_ARGS),echo \
+	  'bench.incremental is left out: it wants a real stream. Name one: make bench BENCH_DATA=stream.parquet' >&2)
 
 lint: venv ## Check style and types: ruff, then mypy
 	@$(BIN)/ruff check

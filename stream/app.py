@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +18,10 @@ from typing import Self
 import structlog
 
 from stream import actor, wiring
-from stream.actor import RayLearner
+from stream.actor import RayConfig, RayLearner
 from stream.api import Answer, Health, HttpDoor
 from stream.clocks import SystemClock
+from stream.errors import ConfigError
 from stream.events import LearnReport
 from stream.host import HostConfig
 from stream.kafka.source import KafkaDeadLetters, KafkaSource
@@ -33,6 +34,7 @@ from stream.settings.settings import Settings
 
 log = structlog.get_logger()
 SECOND_SIGNAL = 130
+_RETAKE_SECONDS = 0.05
 _Ends = tuple[EventSource, DeadLetters, Clock]
 
 
@@ -41,6 +43,8 @@ def run(settings: Settings, replay: Path | None, rate: float | None, started: fl
 
     Raises a `HeadraceError` whose exit code says why it stopped.
     """
+    if rate is not None and replay is None:
+        raise ConfigError("--rate slows a --replay down; Kafka is read as fast as it is learned. Leave --rate away")
     meter = PrometheusMeter()
     meter.set("headrace_build_info", 1, version=version("headrace"), python=platform.python_version())
     with ExitStack() as stack:
@@ -56,9 +60,10 @@ def run(settings: Settings, replay: Path | None, rate: float | None, started: fl
         # Ray takes seconds to start: Kafka is reached, or the file is read, meanwhile.
         reaching = stack.enter_context(ThreadPoolExecutor(1, "headrace-open")).submit(_ends, settings, replay, rate)
         stack.callback(_let_go, reaching)
-        actor.connect(wiring.ray_config(settings))
+        # Ray's processes die with the thread that began them (PR_SET_PDEATHSIG), so it lives until we have left Ray.
+        thread = stack.enter_context(ThreadPoolExecutor(1, "headrace-ray"))
+        _join_ray(wiring.ray_config(settings), signals, thread)
         stack.callback(actor.disconnect)
-        signals.take()  # Ray installs handlers of its own
         service = stack.enter_context(_service(settings, store, layout, meter, replay, reaching.result()))
         entrance.service = service
         signals.service = service
@@ -75,6 +80,20 @@ def run(settings: Settings, replay: Path | None, rate: float | None, started: fl
                 seconds=round(time.monotonic() - started, 2),
             )
             service.run()
+
+
+def _join_ray(config: RayConfig, signals: _Signals, thread: ThreadPoolExecutor) -> None:
+    """Start or join Ray in `thread`. Signals keep reaching us in the seconds that takes.
+
+    From the main thread Ray installs a handler of its own at once, which exits with a code of its own. Its C++ core
+    installs another in any case, which aborts: that one is replaced.
+    """
+    joining = thread.submit(actor.connect, config)
+    while not joining.done():
+        signals.take()
+        wait([joining], _RETAKE_SECONDS)
+    signals.take()
+    joining.result()
 
 
 @contextmanager

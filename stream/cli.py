@@ -24,6 +24,7 @@ import typer  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 from rich.table import Table  # noqa: E402
+from rich.text import Text  # noqa: E402
 
 from stream.errors import EXIT_CODES, HeadraceError  # noqa: E402
 
@@ -184,8 +185,10 @@ def checkpoints(store: Store = None, lineage: Lineage = None, as_json: Json = Fa
     rows = inspect.checkpoints(opened, layout)
     if as_json:
         _print(rows)
-    else:
+    elif rows:
         _table([_brief(row) for row in rows], f"checkpoints of lineage {layout.lineage}")
+    else:
+        typer.echo(f"lineage {layout.lineage} has no checkpoint yet, or there is no such lineage")
 
 
 @app.command()
@@ -196,7 +199,8 @@ def verify(store: Store = None, lineage: Lineage = None, as_json: Json = False) 
 
     settings = _settings({"store.location": store, "store.lineage": lineage})
     options = checker.Options(window=settings.stream.dedupe_window)
-    verdict = checker.prove(wiring.open_store(settings), settings.store.prefix, settings.store.lineage or None, options)
+    store_to_read = wiring.open_to_read(settings)
+    verdict = checker.prove(store_to_read, settings.store.prefix, settings.store.lineage or None, options)
     if as_json:
         _print(verdict.to_dict())
     else:
@@ -277,12 +281,14 @@ def _brief(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table(rows: Iterable[Mapping[str, Any]], title: str) -> None:
+    """Print rows with the same columns; one row at least."""
     rows = list(rows)
-    table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in rows[0] if rows else ["nothing"]:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in rows[0]:
         table.add_column(name, overflow="fold", no_wrap=name in {"when", "name"})
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
+        table.add_row(*(Text("" if value is None else str(value)) for value in row.values()))
+    typer.echo(title)  # as the table's own title it would be folded to the width of a narrow table
     Console().print(table)
 
 

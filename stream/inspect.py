@@ -106,16 +106,21 @@ def show(answer: Answer, names: Mapping[str, str], *, as_json: bool) -> None:
     """Print an answer: a table for people, or one JSON object."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     if as_json:
         print(json.dumps(answer.to_dict(names)))  # noqa: T201 - the answer is what standard output is for
         return
-    table = Table(title=f"for {answer.user}, by {answer.source}")
+    table = Table()
     for heading in ("", "product_id", "name", "score") if names else ("", "product_id", "score"):
         table.add_column(heading, justify="right" if heading in {"", "score"} else "left")
     for place, (item, score) in enumerate(answer.items, 1):
-        table.add_row(str(place), item, *([names.get(item, "")] if names else []), f"{score:.3f}")
+        # As Text, because brackets in an id or a name are its own and no markup.
+        named = [Text(names.get(item, ""))] if names else []
+        table.add_row(str(place), Text(item), *named, f"{score:.3f}")
     console = Console()
+    # As the table's own title it would be folded to the width of a narrow table.
+    console.print(f"for {answer.user}, by {answer.source}", markup=False, highlight=False, soft_wrap=True)
     console.print(table)
     console.print(_caption(answer), markup=False)
 

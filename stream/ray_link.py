@@ -139,12 +139,17 @@ def _options(config: RayConfig) -> dict[str, Any]:
 def _quieten(config: RayConfig) -> None:
     """Take from Ray's remarks what needs nobody's attention.
 
-    That our own Ray wants a token is as it should be. Ray repeats its remarks on killed workers on standard output
-    whatever `log_to_driver` says; only its de-duplication can drop them.
+    That our own Ray wants a token is as it should be, and that it leaves our signal handlers alone. Ray repeats its
+    remarks on killed workers on standard output whatever `log_to_driver` says; only its de-duplication can drop them.
     """
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    logging.getLogger("ray._private.worker").addFilter(_is_not_about_signals)
     if config.quiet:
         ray_logging.stdout_deduplicator.skip_re = re.compile("")
+
+
+def _is_not_about_signals(record: logging.LogRecord) -> bool:
+    return "SIGTERM handler is not set" not in record.getMessage()
 
 
 @contextmanager

@@ -27,6 +27,14 @@ def open_store(settings: Settings) -> ObjectStore:
     return S3Store(s3_settings(settings)) if store.is_s3 else DirectoryStore(store.location)
 
 
+def open_to_read(settings: Settings) -> ObjectStore:
+    """The store, but none that would have to be made first: who only reads leaves nothing behind. Raises as above."""
+    options = settings.store
+    if not options.is_s3 and not Path(options.location).is_dir():
+        raise ConfigError(f"there is no folder {options.location}: name the one that `headrace run` was given")
+    return open_store(settings)
+
+
 def s3_settings(settings: Settings) -> S3Settings:
     store = settings.store
     return S3Settings(
@@ -52,9 +60,7 @@ def layout(settings: Settings, store: ObjectStore) -> Layout:
 def open_lineage(settings: Settings) -> tuple[ObjectStore, Layout]:
     """The store and a lineage to read. Raises `ConfigError` when nothing has been written there yet."""
     options = settings.store
-    if not options.is_s3 and not Path(options.location).is_dir():
-        raise ConfigError(f"there is no folder {options.location}: name the one that `headrace run` was given")
-    store = open_store(settings)
+    store = open_to_read(settings)
     current = lineage.read(store, options.prefix)
     if not options.lineage and current is None:
         raise ConfigError(

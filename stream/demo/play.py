@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from stream.batching import CutPolicy
 from stream.clocks import SimulatedClock
 from stream.demo import data as demo_data
 from stream.demo.show import Screen, Tally
+from stream.errors import ConfigError
 from stream.events import LearnReport, Totals
 from stream.host import HostConfig
 from stream.lineage import resolve
@@ -38,6 +39,7 @@ from stream.planner import Head
 from stream.policy import Backoff, CheckpointPolicy
 from stream.recovery import Archive, await_room, replay
 from stream.replay.readers import open_rows
+from stream.replay.rows import Rows
 from stream.replay.source import FileDeadLetters, ReplaySource
 from stream.service import Doors, Orders, Service
 from stream.store.directory import DirectoryStore
@@ -45,6 +47,8 @@ from stream.store.directory import DirectoryStore
 BATCH_ROWS = 1000
 CHECKPOINT_BATCHES = 200
 WINDOW = 100_000
+REJECTS = "rejects.jsonl"
+OUTCOMES = ("trained", "rejected", "duplicate")
 IN_FLIGHT = 4
 
 
@@ -66,7 +70,7 @@ class Stage:
     service: Service
     learner: RayLearner
     meter: PrometheusMeter
-    events: int
+    rows: Rows
 
 
 def default_folder() -> Path:
@@ -78,16 +82,17 @@ def play(plan: Plan, console: Console) -> dict[str, Any]:
     """Run the demo; answers the figures of its last line."""
     started = time.monotonic()
     log.configure("warning")
-    clicks = _set_up(plan, console)
+    clicks, rows = _set_up(plan, console)
     console.print(f"Starting Ray and the learner; everything lies in {plan.folder}")
     actor.connect(RayConfig(quiet=True))
     try:
-        stage = _stage(plan, clicks)
-        tally = Tally(stage.events)
+        stage = _stage(plan, rows)
+        tally = Tally(len(stage.rows))
         _stream(stage, Screen(console, tally), tally)
         result = _results(stage, tally)
         console.print("\nFolding the same plans once more, without interruption, in a second learner...")
         result["identical_after_kill"] = _folds_to_same(stage, console)
+        _say_outcomes(result, plan.folder, console)
         _say_farewell(stage, clicks, console)
     finally:
         actor.disconnect()
@@ -95,29 +100,40 @@ def play(plan: Plan, console: Console) -> dict[str, Any]:
     return result
 
 
-def _set_up(plan: Plan, console: Console) -> demo_data.Clicks:
-    if plan.folder.exists() and not (plan.folder / ".headrace-demo").exists() and any(plan.folder.iterdir()):
-        from stream.errors import ConfigError
+def _set_up(plan: Plan, console: Console) -> tuple[demo_data.Clicks, Rows]:
+    """What to replay, opened before the folder is emptied: a slip in --data costs neither time nor the last demo."""
+    folder = plan.folder
+    if folder.is_dir() and not (folder / ".headrace-demo").exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty and was not made by a demo: name another folder with --work")
+    if plan.data is None:
+        _empty(folder)
+        console.print("A year of grocery purchases: 2,469 households, 68,509 products (Complete Journey, 84.51°)")
+        clicks = demo_data.purchases(folder, plan.events, plan.seed)
+        return clicks, open_rows(clicks.path)
+    if plan.data.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"{plan.data} lies in {folder}, which is emptied first: move it, or name another with --work")
+    rows = open_rows(plan.data, plan.events)
+    _empty(folder)
+    return demo_data.Clicks(plan.data, None), rows
 
-        raise ConfigError(f"{plan.folder} is not empty and was not made by a demo: name another folder with --work")
-    shutil.rmtree(plan.folder, ignore_errors=True)
-    plan.folder.mkdir(parents=True)
-    (plan.folder / ".headrace-demo").touch()
-    if plan.data is not None:
-        return demo_data.Clicks(plan.data, None)
-    console.print("A year of grocery purchases: 2,469 households, 68,509 products (Complete Journey, 84.51°)")
-    return demo_data.purchases(plan.folder, plan.events, plan.seed)
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
+        (folder / ".headrace-demo").touch()
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be used: {error.strerror}; name another folder with --work") from error
 
 
-def _stage(plan: Plan, clicks: demo_data.Clicks) -> Stage:
+def _stage(plan: Plan, rows: Rows) -> Stage:
     store = DirectoryStore(plan.folder / "store")
     layout = Layout("headrace", resolve(store, "headrace", "main"))
     config = HostConfig(LearnerConfig(seed=plan.seed), layout, store, WINDOW)
     learner, clock, meter = RayLearner(config), SimulatedClock(), PrometheusMeter()
-    rows = open_rows(clicks.path, plan.events)
     doors = Doors(
         ReplaySource(rows, partitions=1, clock=clock),
-        FileDeadLetters(plan.folder / "rejects.jsonl"),
+        FileDeadLetters(plan.folder / REJECTS),
         store,
         learner,
         clock,
@@ -126,7 +142,7 @@ def _stage(plan: Plan, clicks: demo_data.Clicks) -> Stage:
     kept = CheckpointPolicy(batches=CHECKPOINT_BATCHES, seconds=30.0, grace_seconds=1e9)
     rhythm = Rhythm(cut=CutPolicy(rows=BATCH_ROWS), checkpoint=kept, in_flight=IN_FLIGHT)
     service = Service(doors, Orders(layout, "purchases", rhythm=rhythm, window=WINDOW, drain_seconds=60.0))
-    return Stage(config, service, learner, meter, len(rows))
+    return Stage(config, service, learner, meter, rows)
 
 
 def _stream(stage: Stage, screen: Screen, tally: Tally) -> None:
@@ -136,18 +152,24 @@ def _stream(stage: Stage, screen: Screen, tally: Tally) -> None:
     pid = int(stage.learner.status()["pid"])
     with screen:
         stage.service.run(lambda: _turned(stage, screen, tally, pid))
+        _look(stage, tally)  # the last checkpoint is written after the last turn
     tally.finish()
 
 
 def _turned(stage: Stage, screen: Screen, tally: Tally, pid: int) -> None:
-    if not tally.kills and tally.trained >= stage.events // 2:
+    _look(stage, tally)
+    if not tally.kills and tally.done >= len(stage.rows) // 2:
         os.kill(pid, signal.SIGKILL)
         tally.kills += 1
-        screen.say(f"killed the learner (SIGKILL to process {pid}) after {tally.trained:,} events")
+        screen.say(f"killed the learner (SIGKILL to process {pid}) after {tally.done:,} events")
+    screen.draw()
+
+
+def _look(stage: Stage, tally: Tally) -> None:
+    tally.done = sum(int(stage.meter.value("headrace_events_total", outcome=outcome)) for outcome in OUTCOMES)
     tally.checkpoints = int(stage.meter.value("headrace_checkpoints_total"))
     tally.revivals = int(stage.meter.value("headrace_learner_restarts_total"))
     tally.delay = stage.service.figures.delay
-    screen.draw()
 
 
 def _results(stage: Stage, tally: Tally) -> dict[str, Any]:
@@ -185,10 +207,26 @@ def _folds_to_same(stage: Stage, console: Console) -> bool:
     return bool(mine == other)
 
 
+def _say_outcomes(result: Mapping[str, Any], folder: Path, console: Console) -> None:
+    if result["rejected"]:
+        where = f"each with its reason in {folder / REJECTS}"
+        console.print(
+            f"\n{result['rejected']:,} of {result['events']:,} rows were rejected, {where}",
+            soft_wrap=True,
+            highlight=False,
+        )
+    if result["duplicates"]:
+        console.print(f"\n{result['duplicates']:,} rows repeat an event_id and were dropped", highlight=False)
+
+
 def _say_farewell(stage: Stage, clicks: demo_data.Clicks, console: Console) -> None:
+    user = _last_user(stage.rows)
+    if user is None:
+        stage.service.close()
+        console.print("\nNot one row names a user, so there is nobody to recommend anything to.")
+        return
     names = load_names(clicks.names) if clicks.names else {}
-    user = _last_user(clicks.path, stage.events)
-    console.print(f"\nUser {user}'s top ten, and which of their last clicks speak for it:")
+    console.print(f"\nUser {user}'s top ten, and which of their last clicks speak for it:", markup=False)
     for place, suggested in enumerate(stage.learner.recommend(user, 10), 1):
         reasons = [
             names.get(each.product_id, each.product_id)
@@ -197,7 +235,7 @@ def _say_farewell(stage: Stage, clicks: demo_data.Clicks, console: Console) -> N
         ]
         because = f"  because of {' and '.join(reasons)}" if reasons else "  popular just now"
         name = names.get(suggested.product_id, suggested.product_id)
-        console.print(f"  {place:2}. {name:<42}{because}", highlight=False, soft_wrap=True)
+        console.print(f"  {place:2}. {name:<42}{because}", markup=False, highlight=False, soft_wrap=True)
     stage.service.close()
     where = stage.config.store.root  # type: ignore[attr-defined]
     named = f" --names {clicks.names}" if clicks.names else ""
@@ -206,9 +244,16 @@ def _say_farewell(stage: Stage, clicks: demo_data.Clicks, console: Console) -> N
         f"\nTry next:\n  {command} recommend {user} --store {where}{named}\n  {command} verify --store {where}\n"
         f"  {command} demo --data YOUR.parquet      your own clicks: user_id, product_id, timestamp",
         soft_wrap=True,
+        markup=False,
         highlight=False,
     )
 
 
-def _last_user(path: Path, events: int) -> str:
-    return (open_rows(path).keys([events - 1])[0] or b"").decode()  # type: ignore[arg-type]
+def _last_user(rows: Rows) -> str | None:
+    """Whose click is the last one; None where no row has a user."""
+    for stop in range(len(rows), 0, -BATCH_ROWS):
+        keys = rows.keys(range(max(0, stop - BATCH_ROWS), stop))
+        user = next(filter(None, reversed(keys)), None)
+        if user is not None:
+            return user.decode()
+    return None

@@ -18,9 +18,10 @@ _PLAIN_SECONDS = 3.0
 
 @dataclass(slots=True)
 class Tally:
-    """Running sums over the reports. `events`: how many there will be."""
+    """Running sums over the reports. `events`: how many there will be; `done`: how many have an outcome."""
 
     events: int
+    done: int = 0
     trained: int = 0
     batches: int = 0
     users: int = 0

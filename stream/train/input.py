@@ -73,7 +73,7 @@ class Inputs:
         known = self.parts[0] if self.parts else None
         reader = self._reader(keeps_ids=known is not None)
         reading = reader.read(self.settings.train.new_clickstream_key, self.consumed, new_bytes)
-        if reading is None:
+        if reading is None or not reading.lines:
             return False
         self.consumed = reading.consumed
         self.archive_key = self._free_archive_key()
@@ -89,12 +89,14 @@ class Inputs:
                 return key
         raise AssertionError("seconds never end")
 
-    def check(self) -> None:
-        """Raises `ConfigError` when too many lines are bad, or not one click was there to begin a model with."""
+    def check(self, *, begins: bool) -> None:
+        """Raises `ConfigError` when too many lines are bad, or there is none and a model `begins` with them."""
+        options = self.settings.train
         for reading in self.readings:
-            _check_share(reading, self.settings.train.max_reject_share)
-        if not len(self) and self.source is not None:
-            raise ConfigError(f"there is not one click in {self.source.key}: one JSON object per line is expected")
+            _check_share(reading, options.max_reject_share)
+        if begins and not len(self):
+            keys = options.clickstream_key + (f" or {options.new_clickstream_key}" if options.incremental else "")
+            raise ConfigError(f"there is not one click in {keys}: one JSON object per line is expected")
 
     def keep_rejects(self) -> None:
         """Write the bad lines to the store, and say where they are."""

@@ -137,7 +137,7 @@ class _Job:
         inputs.read_all(may_be_missing=fallback)
         if fallback:
             inputs.read_new(new_bytes)
-        self._accept(inputs)
+        self._accept(inputs, begins=True)
         config = wiring.learner_config(self._settings, self._settings.model.train_dim)
         clicks = in_time_order(*inputs.parts)
         self._progress.say(f"full training: {len(clicks):,} clicks, at most {self._settings.model.epochs} epochs")
@@ -156,9 +156,9 @@ class _Job:
             raise
         inputs = self._inputs(newest.duty.consumed, window)
         if not inputs.read_new(new_bytes):
-            self._no_news("holds only what was trained already")
+            self._no_news("holds nothing but what was trained already")
             return None
-        self._accept(inputs)
+        self._accept(inputs, begins=False)
         self._compare_config(learner.config.to_dict())
         options, clicks = self._options, in_time_order(*inputs.parts)
         self._progress.say(f"incremental training: {len(clicks):,} new clicks, {options.incremental_epochs} epochs")
@@ -169,9 +169,9 @@ class _Job:
         now = self._clock.now()
         return Inputs(self._settings, self._store, self._progress, now, self.files, consumed=consumed, window=window)
 
-    def _accept(self, inputs: Inputs) -> None:
+    def _accept(self, inputs: Inputs, *, begins: bool) -> None:
         """Refuse what cannot be trained; then try out the store, and keep the bad lines."""
-        inputs.check()
+        inputs.check(begins=begins)
         probe(self._store, self._states.layout)
         inputs.keep_rejects()
 

@@ -67,10 +67,27 @@ def test_own_data_with_faults(tmp_path: Path) -> None:
         for place in range(5000)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "no json\n{}\n")
-    found = result(demo(tmp_path, "--data", str(path)))
+    done = demo(tmp_path, "--data", str(path))
+    found = result(done)
 
     assert (found["events"], found["trained"], found["rejected"], found["duplicates"]) == (5002, 4990, 2, 10)
-    assert found["identical_after_kill"] is True
+    assert (found["kills"], found["identical_after_kill"]) == (1, True)
+    assert "2 of 5,002 rows were rejected" in done.stderr
+    assert "User u39's top ten" in done.stderr
+    assert len((tmp_path / "work" / "rejects.jsonl").read_text().splitlines()) == 2
+
+
+def test_rows_of_which_none_is_a_click(tmp_path: Path) -> None:
+    """Even then the learner is killed once, what became of the rows is said, and no command without a user is named."""
+    path = tmp_path / "clicks.jsonl"
+    path.write_text("no json\n" * 100)
+    done = demo(tmp_path, "--data", str(path))
+    found = result(done)
+
+    assert (found["events"], found["rejected"], found["kills"]) == (100, 100, 1)
+    assert "100 of 100 rows were rejected" in done.stderr
+    assert "top ten" not in done.stderr
+    assert "recommend  " not in done.stderr
 
 
 def test_keeps_foreign_folders(tmp_path: Path) -> None:
@@ -82,3 +99,29 @@ def test_keeps_foreign_folders(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "--work" in done.stderr
     assert (tmp_path / "work" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", ["absent.jsonl", "work/store/clicks.jsonl"])
+def test_refused_data_costs_nothing(tmp_path: Path, name: str) -> None:
+    """A file that is not there, or lies where the demo empties, is refused before anything is removed."""
+    kept = tmp_path / "work" / "store" / "clicks.jsonl"
+    kept.parent.mkdir(parents=True)
+    (tmp_path / "work" / ".headrace-demo").touch()
+    kept.write_text('{"user_id": "u", "product_id": "p"}\n')
+    done = demo(tmp_path, "--data", str(tmp_path / name))
+
+    assert done.returncode == 2
+    assert name in done.stderr
+    assert "Starting Ray" not in done.stderr
+    assert kept.exists()
+
+
+def test_a_file_is_no_folder_to_work_in(tmp_path: Path) -> None:
+    """It is named, with the remedy, and left as it was."""
+    (tmp_path / "work").write_text("years of work")
+    done = demo(tmp_path, "--events", "100")
+
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "--work" in done.stderr
+    assert (tmp_path / "work").read_text() == "years of work"

@@ -101,6 +101,7 @@ def test_recommends(command: Command, lineage: Path, tmp_path: Path) -> None:
         (["recommend", "u1", "--url", "http://127.0.0.1:1"], "127.0.0.1:1"),
         (["produce", "absent.parquet"], "absent.parquet"),
         (["run", "--replay", "absent.parquet", "--store", "s", "--port", "0"], "absent.parquet"),
+        (["run", "--rate", "5", "--store", "s", "--port", "0"], "--replay"),
         (["train", "--store", "empty"], "clickstream.json"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -112,6 +113,36 @@ def test_errors_say_what_to_do(command: Command, argv: list[str], named: str) ->
     assert done.returncode, done.stdout
     assert named in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("argv", [["verify"], ["checkpoints"], ["recommend", "u1"]], ids=lambda argv: str(argv[0]))
+def test_who_only_reads_makes_no_store(command: Command, tmp_path: Path, argv: list[str]) -> None:
+    """A slip in --store is told, and leaves no folder behind."""
+    done = command(*argv, "--store", "absent")
+
+    assert done.returncode == 2
+    assert "absent" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lineage_without_checkpoints_is_told(command: Command, lineage: Path) -> None:
+    """No table of nothing for a person, and an empty list for a program."""
+    argv = ["checkpoints", "--store", str(lineage), "--lineage", "other"]
+
+    assert "lineage other has no checkpoint yet" in command(*argv).stdout
+    assert json.loads(command(*argv, "--json").stdout) == []
+
+
+def test_brackets_are_shown(command: Command, lineage: Path, tmp_path: Path) -> None:
+    """A user, a name or a value with brackets is printed as it is: it is no markup."""
+    (tmp_path / "names.csv").write_text("product_id,name\n" + "".join(f"i{row},[/b] [red]{row}\n" for row in range(99)))
+    done = command("recommend", "[/u]", "--store", str(lineage), "--names", "names.csv")
+    shown = command("config", HEADRACE_MODEL_DEFAULT_EVENT_TYPE="[/x]", COLUMNS="200")
+
+    assert done.returncode == 0, done.stderr
+    assert "for [/u], by checkpoint" in done.stdout
+    assert "[/b] [red]" in done.stdout
+    assert "[/x]" in shown.stdout, shown.stderr
 
 
 def test_learns_from_a_file(command: Command, tmp_path: Path) -> None:

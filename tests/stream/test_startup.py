@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +63,25 @@ def test_the_time_to_the_first_batch_is_said(tmp_path: Path) -> None:
     said = re.findall(r"first batch learned.*?seconds_since_start\S*?([0-9.]+)", done.stderr + done.stdout)
     assert len(said) == 1
     assert 0.1 < float(said[0]) < 300
+
+
+@pytest.mark.parametrize("delay", [0.0, 1.0, 2.0])
+def test_sigterm_while_ray_starts_ends_in_order(tmp_path: Path, delay: float) -> None:
+    """The seconds in which Ray starts are no hole: SIGTERM is heard, and the exit code is that of a stop as asked."""
+    lines = [{"user_id": f"u{k % 9}", "product_id": f"i{k % 50}"} for k in range(200)]
+    (tmp_path / "clicks.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    argv = ["run", "--replay", "clicks.jsonl", "--rate", "5", "--store", "store", "--port", "0"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "stream.cli", *argv]
+
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        said = next(line for line in running.stderr if "listening" in line)
+        time.sleep(delay)
+        running.send_signal(signal.SIGTERM)
+        said += running.stderr.read()
+        code = running.wait(60)
+
+    assert code == 0, said
+    assert "stopping" in said
+    assert "Traceback" not in said

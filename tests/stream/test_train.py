@@ -103,7 +103,7 @@ def test_two_archives_in_one_second_do_not_collide() -> None:
     assert len(keys(store, ARCHIVES)) == 2
 
 
-@pytest.mark.parametrize("content", [None, b""])
+@pytest.mark.parametrize("content", [None, b"", b"\n \r\n"])
 def test_no_new_data_changes_nothing(content: bytes | None) -> None:
     """Without new clicks a run says so and leaves every object as it was."""
     store, said = trained_store(), Said()
@@ -363,6 +363,21 @@ def test_what_is_no_clickstream_is_refused(content: bytes | None, words: str) ->
     assert ALL in str(raised.value)
     assert words in str(raised.value)
     assert set(store.objects) <= {ALL}
+
+
+@pytest.mark.parametrize(("every", "new"), [(None, b"\n\n"), (b"", b""), (b"\n", b"\n"), (b"", b"\n")])
+def test_no_model_begins_without_a_click(every: bytes | None, new: bytes) -> None:
+    """Incremental without a model and without a click: an error that names both objects, and nothing is written."""
+    store = MemoryStore()
+    store.put(NEW, new)
+    if every is not None:
+        store.put(ALL, every)
+    before = dict(store.objects)
+
+    with pytest.raises(ConfigError, match=f"not one click in {ALL} or {NEW}"):
+        train(store, incremental=True)
+
+    assert store.objects == before
 
 
 def test_damaged_state_stops_an_increment_and_not_a_full_training() -> None:
