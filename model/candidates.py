@@ -20,7 +20,7 @@ from model.parts.transitions import Transitions
 
 SURE_NEXT = 6
 """So many strongest transitions of the last item are certain candidates in training,"""
-SURE_OWN = 6
+SURE_OWN = 4
 """so many of the user's own items,"""
 SURE_NEAR = 5
 """and so many of what neighbours clicked."""

@@ -71,11 +71,11 @@ def add_rows(gates: Int32, rows: Float32, weights: Float32) -> None:
 @kernel
 def descend(gates: Int32, gradients: Float32, weights: Float32, sums: Float32, rate: float, start: float) -> None:
     """AdaGrad, weight by weight and in place, for the open rows; `gradients` float32 [B, weights] click by click."""
+    single_rate, single_start = np.float32(rate), np.float32(start)
     for b in range(gates.shape[0]):
         for g in range(gates.shape[1]):
             row = gates[b, g]
             for f in range(weights.shape[1]):
                 slope = gradients[b, f]
-                if slope != 0.0:
-                    sums[row, f] += slope * slope
-                    weights[row, f] -= rate * slope / np.sqrt(start + sums[row, f])
+                sums[row, f] += slope * slope
+                weights[row, f] -= single_rate * slope / np.sqrt(single_start + sums[row, f])

@@ -205,28 +205,30 @@ def search(
             similarity[slots[place]] = np.float32(0.0)
 
 
-def sources(searched: UInt8, previous: Int32, reach: int) -> tuple[Int64, Int32]:
+def sources(drawn: UInt8, previous: Int32, reach: int) -> tuple[Int64, Int32]:
     """Which clicks of a batch to search for, int64, and for each click the search that it reads, int32 [n], or -1.
 
-    A click that was not drawn (`searched` uint8 [n]) reads the search of its user's click up to `reach` before it in
-    the same batch: what those neighbours clicked is hardly changed by a few more clicks.
+    A click that was not drawn (`drawn` uint8 [n]) reads the last search for its user in the same batch, up to `reach`
+    clicks on: what neighbours clicked is hardly changed by a few more clicks.
     """
-    rows, steps = np.empty(len(searched), np.int32), np.empty(len(searched), np.int32)
-    _reach(searched, previous, reach, rows, steps)
-    return np.flatnonzero(searched), rows
+    rows, steps = np.empty(len(drawn), np.int32), np.empty(len(drawn), np.int32)
+    _reach(drawn, previous, reach, rows, steps)
+    return np.flatnonzero((rows >= 0) & (steps == 0)), rows
 
 
 @kernel
-def _reach(searched: UInt8, previous: Int32, reach: int, rows: Int32, steps: Int32) -> None:
+def _reach(drawn: UInt8, previous: Int32, reach: int, rows: Int32, steps: Int32) -> None:
     count = 0
-    for i in range(searched.shape[0]):
-        rows[i], steps[i] = -1, 0
-        if searched[i]:
-            rows[i] = count
+    for i in range(drawn.shape[0]):
+        before = previous[i]
+        age = steps[before] + 1 if before >= 0 and rows[before] >= 0 else reach + 1
+        if drawn[i]:
+            rows[i], steps[i] = count, 0
             count += 1
-        elif previous[i] >= 0 and rows[previous[i]] >= 0 and steps[previous[i]] < reach:
-            rows[i] = rows[previous[i]]
-            steps[i] = steps[previous[i]] + 1
+        elif age <= reach:
+            rows[i], steps[i] = rows[before], age
+        else:
+            rows[i], steps[i] = -1, 0
 
 
 @kernel
