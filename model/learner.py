@@ -71,10 +71,14 @@ class Learner:
         return self._note_scores(*self._ranks(rows, chosen))
 
     def ready(self, batch: Batch) -> Int64:
-        """Places in the batch, int64 ascending, of the clicks whose user has a context on the state before the batch."""
+        """Places in the batch, int64 ascending, of the clicks that follow on another one of their user, in this batch
+        or before. Where that click's item is of no finished batch, the context can be empty all the same.
+        """
         resolve.check(batch)
-        clicked, _ = self._contexts(resolve.find(self.state, batch), len(self.items))
-        return np.asarray(np.flatnonzero((clicked >= 0).any(axis=1)), np.int64)
+        rows = resolve.find(self.state, batch)
+        known = rows.users < len(self.users)
+        known[known] = self.users["clicks"][rows.users[known], 0] >= 0
+        return np.asarray(np.flatnonzero(known | (history.predecessors(rows.users) >= 0)), np.int64)
 
     def ranks(self, batch: Batch, chosen: Int64) -> Float64:
         """Rank of the item of each click `chosen`, float64 [chosen]; inf for an item of no finished batch.
