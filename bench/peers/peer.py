@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from bench.protocol import Exam, rank_of
 from model.batch import Float64, Int32, Int64
+
+Number = TypeVar("Number", bound=np.number[Any])
 
 
 class NotInstalled(Exception):
@@ -79,10 +82,10 @@ class PeerContender:
         return rank_of(self._peer.score(question), target)
 
 
-def grown(array: Float64, length: int, fill: float = 0.0) -> Float64:
+def grown(array: npt.NDArray[Number], length: int, fill: float = 0.0) -> npt.NDArray[Number]:
     """`array`, or a copy of at least `length` rows, doubled so that growth is cheap; new rows hold `fill`."""
     if length <= len(array):
         return array
-    larger = np.full((max(length, 2 * len(array)), *array.shape[1:]), fill)
+    larger = np.full((max(length, 2 * len(array)), *array.shape[1:]), fill, array.dtype)
     larger[: len(array)] = array
     return larger
