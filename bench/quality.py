@@ -10,14 +10,14 @@ then learned. The product is its own learner through its own seam, with its own 
 is worth: `--batch 50`, `--batch 5000`; the scored clicks stay the same.
 
 Peers that stand on libraries need `pip install '.[peers]'`, the neural ones `pip install '.[peers-torch]'`; where one
-is not installed, its place in the output says so (`skipped`).
+is not installed, its place in the output says so (`skipped`). `--plot` draws the product and the two best peers.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from bench.common import machine, say, show
+from bench.curves import draw, plotting
 from bench.figures import interval, summary
 from bench.peers import PEERS, Variants
 from bench.peers.peer import NotInstalled, PeerContender
@@ -36,6 +37,7 @@ from model.config import LearnerConfig
 from model.learner import Learner, warm_up
 
 TABLE = ("mrr20", "hr20", "mrr10", "hr10", "ndcg10", "mrr20_repeat", "mrr20_new")
+PLOTTED_PEERS = 2
 
 
 class Product:
@@ -56,7 +58,11 @@ def main() -> None:
     options = _options()
     stream = read_stream(options.path, options.limit, options.user_column)
     exam = set_exam(stream, options.batch, options.fraction, options.warmup, options.seed)
-    result = measure(exam, options.peers, options.seed)
+    if options.plot:
+        plotting()  # rather now than after an hour
+    result, ranks = measure(exam, options.peers, options.seed)
+    if options.plot:
+        draw(options.plot, exam, best(result, ranks, PLOTTED_PEERS))
     result["settings"] |= {
         name: getattr(options, name) for name in ("limit", "user_column", "fraction", "warmup", "seed")
     }
@@ -76,6 +82,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--warmup", type=float, default=0.1, help="share of the stream that is learned before")
     parser.add_argument("--seed", type=int, default=0, help="draws the scored clicks, and seeds the learner")
     parser.add_argument("--peers", type=_peers, default=(), metavar="all|NAME,...", help=f"of {', '.join(PEERS)}")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="a PNG of the learning curve")
     parser.add_argument("--json", action="store_true", help="one object on standard output")
     return parser.parse_args()
 
@@ -94,37 +101,43 @@ def _peers(text: str) -> tuple[str, ...]:
     return names
 
 
-def measure(exam: Exam, peers: Sequence[str], seed: int) -> dict[str, Any]:
-    """The product's figures, with those of each peer under `peers`."""
+def measure(exam: Exam, peers: Sequence[str], seed: int) -> tuple[dict[str, Any], dict[str, Float64]]:
+    """The product's figures, with those of each peer under `peers`; and everyone's ranks, by name."""
     config = LearnerConfig(seed=seed, score_share=0.0)
     warm_up(config)
     judge = _Judge(exam, seed)
-    product = judge.figures(_sat("product", Product(config, exam), exam))
-    return {
-        **product,
-        "peers": {name: _peer(name, PEERS[name], judge) for name in peers},
-        "settings": {"learner": config.to_dict(), **machine()},
-    }
+    product = judge.figures("product", _sat("product", Product(config, exam), exam))
+    measured = {name: _peer(name, PEERS[name], judge) for name in peers}
+    return {**product, "peers": measured, "settings": {"learner": config.to_dict(), **machine()}}, judge.ranks
+
+
+def best(result: Mapping[str, Any], ranks: Mapping[str, Float64], count: int) -> dict[str, Float64]:
+    """The ranks of the product, then those of its `count` best peers, best first."""
+    peers = {name: float(peer["mrr20"]) for name, peer in result["peers"].items() if "mrr20" in peer}
+    return {name: ranks[name] for name in ["product", *sorted(peers, key=lambda name: -peers[name])[:count]]}
 
 
 class _Judge:
-    """Turns an outcome into figures."""
+    """Turns outcomes into figures. `ranks`: by name, each contender's best."""
 
     def __init__(self, exam: Exam, seed: int) -> None:
         self.exam = exam
+        self.ranks: dict[str, Float64] = {}
         self._seed = seed
         self._repeats = exam.repeats()
         self._users = exam.stream.user_rows[exam.chosen]
 
-    def figures(self, sat: Sat) -> dict[str, Any]:
+    def figures(self, name: str, sat: Sat) -> dict[str, Any]:
         """The same object for everyone. `events_per_second` is of learning alone."""
-        events = len(self.exam.stream)
+        events, quality = len(self.exam.stream), summary(sat.ranks, self._repeats)
+        if name not in self.ranks or quality["mrr20"] > summary(self.ranks[name], self._repeats)["mrr20"]:
+            self.ranks[name] = sat.ranks
         return {
             "stream": self.exam.stream.name,
             "events": events,
             "scored": len(sat.ranks),
             "batch": self.exam.batch,
-            **summary(sat.ranks, self._repeats),
+            **quality,
             "interval": interval(sat.ranks, self._users, self._seed),
             "learn_seconds": round(sat.learn_seconds, 3),
             "score_seconds": round(sat.score_seconds, 3),
@@ -148,9 +161,9 @@ def _peer(name: str, variants: Variants, judge: _Judge) -> dict[str, Any]:
         except NotInstalled as error:
             say(f"{name}: skipped, {error}")
             return {"skipped": str(error)}
-        found[variant] = judge.figures(_sat(f"{name} {variant}", contender, judge.exam))
-    best = max(found, key=lambda variant: float(found[variant]["mrr20"]))
-    return {**found[best], "variant": best, "variants": {variant: each["mrr20"] for variant, each in found.items()}}
+        found[variant] = judge.figures(name, _sat(f"{name} {variant}", contender, judge.exam))
+    top = max(found, key=lambda variant: float(found[variant]["mrr20"]))
+    return {**found[top], "variant": top, "variants": {variant: each["mrr20"] for variant, each in found.items()}}
 
 
 def _print_table(result: dict[str, Any]) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from bench.peers.cbow import Cbow
+from bench.peers.implicits import Factors, ItemItem
+from bench.peers.lightfm import LightFm
 from bench.peers.peer import Peer
 from bench.peers.popularity import HALF_LIVES_HOURS, Popularity
 from bench.peers.recent import Recent
+from bench.peers.river import River
 from bench.peers.rules import Rules
 from bench.peers.stan import Stan
 from bench.peers.vmis import Vmis
@@ -26,4 +30,10 @@ PEERS: Mapping[str, Variants] = {
         "flat": partial(Stan, 20.0, 20.0, reminders=True),
         "flat_no_reminders": partial(Stan, 20.0, 20.0, reminders=False),
     },
+    "als": {"user": partial(Factors, "als", by_context=False), "context": partial(Factors, "als", by_context=True)},
+    "bpr": {"user": partial(Factors, "bpr", by_context=False), "context": partial(Factors, "bpr", by_context=True)},
+    "itemitem": {"cosine": partial(ItemItem, "cosine"), "bm25": partial(ItemItem, "bm25")},
+    "lightfm": {"warp": LightFm},
+    "cbow": {"epochs_1": partial(Cbow, 1), "epochs_5": partial(Cbow, 5)},
+    "river": {"step_025": partial(River, 0.025), "step_1": partial(River, 0.1)},
 }

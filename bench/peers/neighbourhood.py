@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-import numpy as np
-
-from bench.peers.peer import Clicks, Question
+from bench.peers.peer import Clicks, Question, beneath
 from bench.peers.popularity import Popularity
 from bench.peers.sessions import Sessions, distinct
 from model.batch import Float64, Int32
-
-BELOW = 1e12
-"""Puts any popularity below any score."""
 
 
 class Neighbourhood(ABC):
@@ -42,4 +37,4 @@ class Neighbourhood(ABC):
         scores = self.similar(context, question)
         if not self._reminders:
             scores[context] = 0.0
-        return np.where(scores > 0.0, scores, popular - BELOW)
+        return beneath(scores, popular)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy.typing as npt
 from bench.protocol import Exam, rank_of
 from model.batch import Float64, Int32, Int64
 
+FAR = 1e12
+"""Further than any two scores or popularities are apart."""
 Number = TypeVar("Number", bound=np.number[Any])
 
 
@@ -18,11 +21,20 @@ class NotInstalled(Exception):
     """A peer's library is not here; the message says what to install."""
 
 
+def library(name: str, extra: str = "peers") -> Any:
+    """The module `name` of a library that only a peer needs. Raises `NotInstalled` when it is not here."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise NotInstalled(f"no module {error.name}: pip install '.[{extra}]'") from None
+
+
 @dataclass(frozen=True, slots=True)
 class Clicks:
     """A batch: rows of users and items, int32 [n], and times in seconds, float64 [n] ascending.
 
-    `n_users`, `n_items`: rows that there are once this batch is learned.
+    `n_users`, `n_items`: rows that there are once this batch is learned. `share_done`: how much of the stream has
+    passed then, for those that fit anew now and then.
     """
 
     users: Int32
@@ -30,6 +42,7 @@ class Clicks:
     seconds: Float64
     n_users: int
     n_items: int
+    share_done: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +84,8 @@ class PeerContender:
         users, items = stream.user_rows[batch], stream.item_rows[batch]
         self._n_users = max(self._n_users, int(users.max(initial=-1)) + 1)
         self._n_items = max(self._n_items, int(items.max(initial=-1)) + 1)
-        self._peer.learn(Clicks(users, items, stream.times[batch] / 1000, self._n_users, self._n_items))
+        seconds, share_done = stream.times[batch] / 1000, batch.stop / len(stream)
+        self._peer.learn(Clicks(users, items, seconds, self._n_users, self._n_items, share_done))
 
     def _rank(self, place: int) -> float:
         stream, target = self._exam.stream, int(self._exam.stream.item_rows[place])
@@ -89,3 +103,10 @@ def grown(array: npt.NDArray[Number], length: int, fill: float = 0.0) -> npt.NDA
     larger = np.full((max(length, 2 * len(array)), *array.shape[1:]), fill, array.dtype)
     larger[: len(array)] = array
     return larger
+
+
+def beneath(scores: Float64, popular: Float64) -> Float64:
+    """`scores` of the first items, all others by `popular`; those scored 0 too, all of them beneath the rest."""
+    below = popular - FAR
+    below[: len(scores)] = np.where(scores == 0.0, below[: len(scores)], scores)
+    return below

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.peers.peer import Clicks, Question
+from bench.peers.peer import FAR, Clicks, Question
 from bench.peers.popularity import Popularity
 from model.batch import Float64
-
-FIRST = 1e12
-"""Above any popularity."""
 
 
 class Recent:
@@ -24,5 +21,5 @@ class Recent:
     def score(self, question: Question) -> Float64:
         scores = self._popularity.score(question).copy()
         # From the oldest to the newest: an item that is there twice keeps its newest place.
-        scores[question.context[::-1]] = FIRST + np.arange(len(question.context))
+        scores[question.context[::-1]] = FAR + np.arange(len(question.context))
         return scores

@@ -10,13 +10,12 @@ from collections import defaultdict
 
 import numpy as np
 
-from bench.peers.peer import Clicks, Question
+from bench.peers.peer import FAR, Clicks, Question
 from bench.peers.popularity import Popularity
 from bench.peers.sessions import GAP_SECONDS
 from model.batch import Float64
 
 REACH = 10
-BELOW = 1e12
 
 
 class Rules:
@@ -39,7 +38,7 @@ class Rules:
             self._before[user], self._times[user] = [item, *before[: REACH - 1]], now
 
     def score(self, question: Question) -> Float64:
-        scores = self._popularity.score(question) - BELOW
+        scores = self._popularity.score(question) - FAR
         rules = self._weights.get(int(question.context[0])) if len(question.context) else None
         if rules:
             scores[np.fromiter(rules, np.int64, len(rules))] = np.fromiter(rules.values(), np.float64, len(rules))

@@ -16,8 +16,10 @@ from model.batch import Int32
 VARIANTS = [(name, variant) for name, variants in PEERS.items() for variant in variants]
 
 
-def clicks(users: list[int], items: list[int], seconds: list[float], n_users: int, n_items: int) -> Clicks:
-    return Clicks(np.array(users, np.int32), np.array(items, np.int32), np.array(seconds), n_users, n_items)
+def clicks(
+    users: list[int], items: list[int], seconds: list[float], n_users: int, n_items: int, share_done: float = 0.5
+) -> Clicks:
+    return Clicks(np.array(users, np.int32), np.array(items, np.int32), np.array(seconds), n_users, n_items, share_done)
 
 
 def question(user: int, context: list[int], now: float, n_items: int) -> Question:

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench import quality
+from bench.curves import draw
 from bench.figures import interval, rolling, summary
-from bench.peers.peer import Clicks, PeerContender, Question
+from bench.peers.peer import Clicks, NotInstalled, Peer, PeerContender, Question
 from bench.peers.popularity import Popularity
 from bench.peers.recent import Recent
 from bench.protocol import Exam, rank_of, set_exam, sit
@@ -206,3 +207,32 @@ def test_json_has_the_same_keys_for_product_and_peers(
     assert set(result["peers"]) == {"recent", "popularity"}
     assert all(set(peer) == {*KEYS, "variant", "variants"} for peer in result["peers"].values())
     assert {result["scored"]} == {peer["scored"] for peer in result["peers"].values()}
+
+
+def test_the_plot_is_of_the_product_and_the_best_peers() -> None:
+    result = {
+        "mrr20": 0.1,
+        "peers": {"a": {"mrr20": 0.2}, "b": {"skipped": "x"}, "c": {"mrr20": 0.3}, "d": {"mrr20": 0}},
+    }
+    ranks = {name: np.ones(1) for name in ("product", "a", "c", "d")}
+
+    assert list(quality.best(result, ranks, 2)) == ["product", "c", "a"]
+
+
+def test_a_plot_is_a_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="--plot needs matplotlib: pip install '.[bench]'")
+    exam = set_exam(made_stream(), 50, fraction=0.5)
+    draw(tmp_path / "curve.png", exam, {"product": np.ones(len(exam.chosen)), "peer": np.full(len(exam.chosen), 3.0)})
+
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_peer_without_its_library_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking() -> Peer:
+        raise NotInstalled("no module nothing: pip install '.[peers]'")
+
+    monkeypatch.setattr(quality, "PEERS", {"nobody": {"only": lacking}})
+    result, ranks = quality.measure(set_exam(made_stream(60), 50), ["nobody"], seed=0)
+
+    assert result["peers"] == {"nobody": {"skipped": "no module nothing: pip install '.[peers]'"}}
+    assert list(ranks) == ["product"]
