@@ -63,6 +63,7 @@ bench: venv ## Measure speed and quality, one benchmark after another (BENCH_DAT
 	@$(BIN)/python -m bench.pipeline $(BENCH_ARGS)
 	@$(BIN)/python -m bench.checkpoint $(BENCH_ARGS)
 	@$(BIN)/python -m bench.incremental $(BENCH_DATA) $(BENCH_ARGS)
+	@$(BIN)/python -m bench.quality $(BENCH_DATA) $(BENCH_ARGS)
 
 lint: venv ## Check style and types: ruff, then mypy
 	@$(BIN)/ruff check

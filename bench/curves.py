@@ -29,8 +29,15 @@ def draw(path: Path, exam: Exam, ranks: Mapping[str, Float64]) -> None:
     picture = plotting().Figure(figsize=(9, 4.5), dpi=120, layout="constrained")
     axes = picture.add_subplot()
     for place, (name, each) in enumerate(ranks.items()):
-        curve = rolling(each, max(len(each) * HALF_LIFE_SHARE, 1.0))
-        axes.plot(exam.chosen, curve, label=name, linewidth=1.2 if place else 2.2, zorder=-place)
+        half_life = max(len(each) * HALF_LIFE_SHARE, 1.0)
+        shown = slice(int(half_life), None)  # the mean of the first few clicks is noise
+        axes.plot(
+            exam.chosen[shown],
+            rolling(each, half_life)[shown],
+            label=name,
+            linewidth=1.2 if place else 2.2,
+            zorder=-place,
+        )
     axes.set_xlabel("clicks learned")
     axes.set_ylabel("MRR@20, decayed mean")
     axes.set_title(f"{exam.stream.name}: ranked live, in batches of {exam.batch}")

@@ -13,6 +13,7 @@ from bench.peers.popularity import HALF_LIVES_HOURS, Popularity
 from bench.peers.recent import Recent
 from bench.peers.river import River
 from bench.peers.rules import Rules
+from bench.peers.sasrec import SasRec
 from bench.peers.stan import Stan
 from bench.peers.vmis import Vmis
 from bench.peers.vsknn import Vsknn
@@ -36,4 +37,6 @@ PEERS: Mapping[str, Variants] = {
     "lightfm": {"warp": LightFm},
     "cbow": {"epochs_1": partial(Cbow, 1), "epochs_5": partial(Cbow, 5)},
     "river": {"step_025": partial(River, 0.025), "step_1": partial(River, 0.1)},
+    "sasrec_online": {"step_per_batch": partial(SasRec, online=True)},
+    "sasrec": {"every_fifth": partial(SasRec, online=False)},
 }
