@@ -10,7 +10,7 @@ on the state before it, then learned.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -95,25 +95,27 @@ class Contender(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sat:
-    """An exam's outcome: the ranks of `exam.chosen`, and the seconds that the two verbs took."""
+    """An exam's outcome: the ranks of `exam.chosen`, and what the two verbs cost.
+
+    Seconds are the processor's, which other work on the machine disturbs least.
+    """
 
     ranks: Float64
     learn_seconds: float
     score_seconds: float
 
 
-def sit(contender: Contender, exam: Exam, told: Callable[[float], None] = lambda share: None) -> Sat:
-    """Lead `contender` through the stream; `told` hears the share that is done."""
+def sit(contender: Contender, exam: Exam) -> Sat:
+    """Lead `contender` through the stream."""
     ranks: list[Float64] = [np.empty(0)]
     scoring = learning = 0.0
     for batch, chosen in exam.batches():
-        began = time.perf_counter()
+        began = time.process_time()
         if len(chosen):
             ranks.append(contender.ranks(batch, chosen))
-        scored = time.perf_counter()
+        scored = time.process_time()
         contender.learn(batch)
-        scoring, learning = scoring + scored - began, learning + time.perf_counter() - scored
-        told(batch.stop / len(exam.stream))
+        scoring, learning = scoring + scored - began, learning + time.process_time() - scored
     return Sat(np.concatenate(ranks), learning, scoring)
 
 

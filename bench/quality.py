@@ -5,7 +5,7 @@
 
 Test-then-learn, as `bench/protocol.py` says it: each batch is ranked on the state before it, over the whole catalogue,
 then learned. The product is its own learner through its own seam, with its own defaults; the seed alone is set.
-`learn_seconds` and `score_seconds` are one thread's; the peers' count what they do for the scored clicks only.
+`learn_seconds` and `score_seconds` are the processor's, of one thread; scoring costs only what the scored clicks need.
 `interval` is the 95 % bootstrap interval of `mrr20`, users drawn anew. A batch size beside 500 shows what freshness
 is worth: `--batch 50`, `--batch 5000`; the scored clicks stay the same.
 

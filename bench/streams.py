@@ -58,17 +58,21 @@ def read_stream(path: Path, limit: int | None = None, user_column: str = "user_i
     """The first `limit` rows of a Parquet or JSON lines file, decoded as the product decodes its messages.
 
     Rows that the product would reject are left out, and counted on standard error. Ends with a message where the
-    file has no `user_column`.
+    file cannot be read, has no `user_column`, or nothing is left.
     """
     lines = [_line(row, user_column) for row in _rows(path, limit, user_column)]
     count = len(lines)
     decoded = decode_chunk(RawChunk(0, np.arange(count), np.zeros(count, np.int64), lines), DecodeRules())
     if decoded.rejects:
         say(f"{len(decoded.rejects):,} of {count:,} rows are left out; the first: {decoded.rejects[0].detail}")
+    if not decoded.users:
+        raise SystemExit(f"{path}: no clicks with {user_column}, product_id and timestamp")
     return Stream.of(path.stem, decoded.users, decoded.items, decoded.times, decoded.types)
 
 
 def _rows(path: Path, limit: int | None, user_column: str) -> Iterable[Mapping[str, Any]]:
+    if not path.is_file():
+        raise SystemExit(f"{path}: there is no such file")
     with path.open("rb") as file:
         if file.read(len(PARQUET_MAGIC)) != PARQUET_MAGIC:
             file.seek(0)

@@ -192,6 +192,16 @@ def test_both_kinds_of_file_hold_the_same_stream(tmp_path: Path) -> None:
     assert parquet.times.tolist() == lines.times.tolist() == [7000, 8000, 9000, 10000]
 
 
+def test_a_file_without_the_column_is_refused(tmp_path: Path) -> None:
+    row = {"user_id": 1, "product_id": "p", "timestamp": 1}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "s.parquet")
+    (tmp_path / "s.jsonl").write_bytes(msgspec.json.encode(row))
+
+    for name, wrong in [("s.parquet", "no column visitor"), ("s.jsonl", "no clicks with visitor"), ("x", "no such")]:
+        with pytest.raises(SystemExit, match=wrong):
+            read_stream(tmp_path / name, user_column="visitor")
+
+
 def test_json_has_the_same_keys_for_product_and_peers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
