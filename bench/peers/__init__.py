@@ -37,6 +37,6 @@ PEERS: Mapping[str, Variants] = {
     "lightfm": {"warp": LightFm},
     "cbow": {"epochs_1": partial(Cbow, 1), "epochs_5": partial(Cbow, 5)},
     "river": {"step_025": partial(River, 0.025), "step_1": partial(River, 0.1)},
-    "sasrec_online": {"step_per_batch": partial(SasRec, online=True)},
+    "sasrec_online": {"epochs_5": partial(SasRec, online=True)},
     "sasrec": {"every_fifth": partial(SasRec, online=False)},
 }
