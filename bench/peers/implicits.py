@@ -2,7 +2,12 @@
 
 Between two fits nothing changes: items newer than the fit, and those that it scores at zero, come last, by popularity.
 `user` asks with the vector that the fit gave the user; `context` with one made on the spot from the context (for
-item-item neighbours: their sum), which is how these models are led through a live stream, and mostly ranks better.
+item-item neighbours: their sum), which is how these models are led through a live stream.
+
+FACTS has .0396 / .0188 / .0333 for ALS (deskdrop, complete_journey, online_retail), this gives .060 / .028 / .033: the
+better of `user` and `context` counts here, and those are `context` on deskdrop and `user` on complete_journey. BPR and
+item-item neighbours are near FACTS' figures but on deskdrop, where item-item has .066 for .0893; FACTS does not say
+which similarity it took, nor what it gave for items newer than the fit.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ Piece = tuple[list[int], int]
 class SasRec:
     """`online`: epochs over each batch; else a fit from scratch at each fifth. Item row i is token i + 1, 0 padding.
 
-    Tables have room for `capacity` items and are doubled beyond it, weights kept.
+    The table of items is made twice as long as it must be, and anew when it is full; its weights are kept.
     """
 
     def __init__(self, *, online: bool) -> None:
