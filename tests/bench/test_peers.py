@@ -10,6 +10,7 @@ from bench.peers.peer import Clicks, NotInstalled, Peer, Question, grown
 from bench.peers.popularity import Popularity
 from bench.peers.recent import Recent
 from bench.peers.rules import Rules
+from bench.peers.sasrec import LENGTH, _padded, _pieces
 from bench.peers.sessions import GAP_SECONDS, Neighbours, Sessions, distinct
 from model.batch import Int32
 
@@ -145,3 +146,16 @@ def test_spreading_is_that_of_a_plain_loop(decay: float) -> None:
 
 def test_distinct_keeps_the_newest_place() -> None:
     assert distinct(np.array([5, 2, 5, 9, 2], np.int32)).tolist() == [5, 2, 9]
+
+
+@pytest.mark.parametrize(("clicks_of_user", "new"), [(1, 1), (2, 1), (7, 7), (25, 3), (25, 25), (40, 13)])
+def test_pieces_hold_each_new_click_once_as_a_target(clicks_of_user: int, new: int) -> None:
+    """A user's first click has none before it, so it is no target; tokens stand one place before their targets."""
+    history = list(range(100, 100 + clicks_of_user))
+    pieces = _pieces(history, new)
+    tokens, targets = _padded(pieces)
+    wanted = [item + 1 for item in history[max(clicks_of_user - new, 1) :]]
+
+    assert tokens.shape == targets.shape == (len(pieces), LENGTH)
+    assert sorted(targets[targets > 0].tolist()) == wanted
+    np.testing.assert_array_equal(tokens[targets > 0], targets[targets > 0] - 1)
