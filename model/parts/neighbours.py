@@ -2,7 +2,7 @@
 
 A session ends at a pause or when it is full (24 distinct items). Sessions lie in a ring; each item knows the last ones
 that it was in. For the distinct items of a context, newest first (q = 0, 1, ...), each session of an item gathers
-.9^q idf^2, with idf = ln(1 + sessions / (sessions with the item + 1)), and .3 times that for items before a pause.
+.97^q idf^2, with idf = ln(1 + sessions / (sessions with the item + 1)), and .3 times that for items before a pause.
 Of the most similar sessions, p_i is the share of similarity that lies in sessions with item i (Jannach and Ludewig's
 session kNN). What ranks is not p but how far it lies above the item's popularity share: ln(1 + .03 p / (share + 1e-5)).
 """
@@ -20,12 +20,12 @@ from model.table import Column, Columns, Table
 
 MEMBERS = 24
 FEATURES = 3
-FOUND = 40
+FOUND = 60
 """Items that a search answers, strongest first."""
-SIMILAR = 100
+SIMILAR = 200
 """Sessions that a search looks into, or as many more as share the last step of similarity."""
 STEPS = 256
-POSITION_DECAY = 0.9
+POSITION_DECAY = 0.97
 STALE = 0.3
 LIFT = 0.03
 RARE = 1e-5

@@ -191,7 +191,7 @@ def neighbour_shares(
             continue
         idf = math.log(1 + len(sessions) / (sum(item in session for session in sessions) + 1))
         for number in recent.get(item, ()):
-            gain = 0.9 ** len(seen) * idf**2 * (0.3 if old else 1.0)
+            gain = 0.97 ** len(seen) * idf**2 * (0.3 if old else 1.0)
             similarity[number] = similarity.get(number, 0.0) + gain
         seen.append(item)
     total = sum(similarity.values())

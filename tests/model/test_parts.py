@@ -289,23 +289,23 @@ def test_neighbours_are_session_knn() -> None:
 
 def test_neighbours_of_popular_items_are_the_most_similar() -> None:
     """Past SIMILAR sessions only those of the highest steps of similarity speak; a ring that is full forgets."""
-    users, items = Table(neighbours.user_columns()), Table(neighbours.item_columns(400))
-    users.append([f"u{k}" for k in range(600)])
+    users, items = Table(neighbours.user_columns()), Table(neighbours.item_columns(600))
+    users.append([f"u{k}" for k in range(1000)])
     items.append(["all", "half", "with half", "without"])
-    kept, begun, ring = Columns(neighbours.ring_columns()), np.zeros(1, np.int64), 256
-    who = np.repeat(np.arange(600), 2).astype(np.int32)
-    what = np.array([[0, 3], [0, 2]] * 300, np.int32).ravel()
-    odd = np.arange(1, 600, 2, dtype=np.int32)
-    who, what = np.append(who, odd[200:]), np.append(what, np.ones(100, np.int32))
+    kept, begun, ring = Columns(neighbours.ring_columns()), np.zeros(1, np.int64), 512
+    who = np.repeat(np.arange(1000), 2).astype(np.int32)
+    what = np.array([[0, 3], [0, 2]] * 500, np.int32).ravel()
+    odd = np.arange(1, 1000, 2, dtype=np.int32)
+    who, what = np.append(who, odd[250:]), np.append(what, np.ones(250, np.int32))
     neighbours.make_room(kept, len(who), ring)
     whole = Sessions.of(kept, users, items, begun, ring)
     times = np.zeros(len(who))
-    neighbours.count_in(who, what, times, np.zeros(600), kept, whole)
+    neighbours.count_in(who, what, times, np.zeros(1000), kept, whole)
     near = Near.empty(1)
     neighbours.search(
         np.array([[1, 0]], np.int32),
         np.zeros((1, 2), np.uint8),
-        np.array([700], np.int32),
+        np.array([2000], np.int32),
         Sessions.of(kept, users, items, begun, ring),
         np.zeros(ring, np.float32),
         np.zeros(4, np.float32),
