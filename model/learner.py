@@ -113,8 +113,12 @@ class Learner:
         return ranking.recommend(self.state.readable(), user_id, top_n)
 
     def explain(self, user_id: str, item_id: str) -> list[tuple[str, float]]:
-        """Which of the user's recent items speak for the item, and how much, largest first."""
+        """What the user's past clicks add to the item's score, by the item clicked, largest first."""
         return ranking.explain(self.state.readable(), user_id, item_id)
+
+    def explain_score(self, user_id: str, item_id: str) -> ranking.Explanation | None:
+        """The item's score for the user, taken apart; None for an unknown item, or a user without history."""
+        return ranking.explain_score(self.state.readable(), user_id, item_id)
 
     def rows(self) -> dict[str, int]:
         """Table sizes; types include the row that event types without one of their own share."""

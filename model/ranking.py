@@ -155,8 +155,9 @@ def request(read: Readable, user: int) -> Contexts:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why an item has its score. `parts`: what each part adds; they add up to `score`. `clicks`: of that, what each of
-    the user's recent items brought, by item id, largest first.
+    """Why an item has its score. `parts`: what each part adds; they add up to `score`. `clicks`: of that, what the
+    user's past clicks brought, by item id, largest first: those on the recent items, and those on this item itself
+    however long ago.
     """
 
     score: float
@@ -194,13 +195,13 @@ def explain_score(read: Readable, user_id: str, item_id: str) -> Explanation | N
     }
     pulls += shares[layout.repeat + places]
     pulls[: transitions.LAGS] += shares[layout.follows : layout.follows + transitions.LAGS][: len(places)]
+    if parts["own items"]:
+        rows, pulls = np.append(rows, np.int32(item)), np.append(pulls, parts["own items"])
     return Explanation(sum(parts.values()), parts, _by_item(read.items.ids, rows, pulls))
 
 
 def explain(read: Readable, user_id: str, item_id: str) -> list[tuple[str, float]]:
-    """How much each of the user's recent items adds to the item's score, largest first; [] for an unknown user or
-    item.
-    """
+    """What the user's past clicks add to the item's score, by item, largest first; [] for an unknown user or item."""
     explanation = explain_score(read, user_id, item_id)
     return [] if explanation is None else explanation.clicks
 

@@ -126,7 +126,7 @@ class RayLearner:
         return self._ask("recommend", user_id, top_n, seconds=_CALL_SECONDS)  # type: ignore[no-any-return]
 
     def explain(self, user_id: str, product_id: str) -> Sequence[Recommendation]:
-        """Which of the user's recent items speak for an item, strongest first."""
+        """What the user's past clicks add to an item's score, by the item clicked, strongest first."""
         return self._ask("explain", user_id, product_id, seconds=_CALL_SECONDS)  # type: ignore[no-any-return]
 
     def close(self) -> None:

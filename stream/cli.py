@@ -177,6 +177,28 @@ def recommend(
 
 
 @app.command()
+def explain(
+    user: Annotated[str, typer.Argument(help="The user's id.")],
+    product: Annotated[
+        str | None, typer.Argument(help="The product's id; else the one that ranks first.", show_default=False)
+    ] = None,
+    names: Annotated[
+        Path | None, typer.Option(help="Parquet, CSV or JSON with product_id and name.", show_default=False)
+    ] = None,
+    store: Store = None,
+    lineage: Lineage = None,
+    as_json: Json = False,
+) -> None:
+    """Why a user would be shown a product, part by part, and the priorities learned so far."""
+    from stream import explain as reasons
+    from stream import inspect, wiring
+
+    opened, layout = wiring.open_lineage(_settings({"store.location": store, "store.lineage": lineage}))
+    found = reasons.from_store(opened, layout, user, product)
+    reasons.show(found, inspect.load_names(names) if names else {}, as_json=as_json)
+
+
+@app.command()
 def checkpoints(store: Store = None, lineage: Lineage = None, as_json: Json = False) -> None:
     """List the checkpoints of a lineage, newest first."""
     from stream import inspect, wiring

@@ -173,7 +173,7 @@ class LearnerHost:
         return [Recommendation(item, score) for item, score in self._view.recommend(user_id, top_n)]
 
     def explain(self, user_id: str, product_id: str) -> list[Recommendation]:
-        """Which of the user's recent items speak for `product_id`, strongest first."""
+        """What the user's past clicks add to `product_id`'s score, by the item clicked, strongest first."""
         return [Recommendation(item, weight) for item, weight in self._view.explain(user_id, product_id)]
 
     def _reset(self, learner: Learner, position: Position) -> None:

@@ -24,7 +24,7 @@ from stream.naming import Layout, seq_of
 from stream.partfiles import read_arrays, read_ids
 from stream.ports import ObjectStore
 
-__all__ = ["Answer", "checkpoints", "load_names", "recommend_from_service", "recommend_from_store", "show"]
+__all__ = ["Answer", "checkpoints", "load_names", "newest", "recommend_from_service", "recommend_from_store", "show"]
 
 log = structlog.get_logger()
 SERVICE_SECONDS: Final = 10.0
@@ -76,12 +76,28 @@ def checkpoints(store: ObjectStore, layout: Layout) -> list[dict[str, Any]]:
     return [_row(store, folder) for _, folder in sorted(folders.items(), reverse=True) if folder.manifest_key]
 
 
-def recommend_from_store(store: ObjectStore, layout: Layout, user: str, top_n: int) -> Answer:
-    """What the newest checkpoint that verifies would show `user`. Reads all of it; no service and no Ray is needed.
+def newest(store: ObjectStore, layout: Layout) -> tuple[Manifest, Learner]:
+    """The newest checkpoint that verifies, with its model. Reads all of it; no service and no Ray is needed.
 
     Raises ConfigError when there is no checkpoint yet, StoreRefused when none of them verifies.
     """
-    manifest, learner = _newest(store, layout)
+    found = list(checkpoint.complete(store, layout))
+    if not found:
+        raise ConfigError(
+            f"lineage {layout.lineage} has no checkpoint yet: the first is written after some batches (see "
+            "HEADRACE_STREAM_CHECKPOINT_BATCHES) and when the service stops. Or ask the running service with --url"
+        )
+    for manifest, learner in _loaded(store, [key for _, key in reversed(found)]):
+        return manifest, learner
+    raise StoreRefused(
+        f"none of the {len(found)} checkpoints of lineage {layout.lineage} can be loaded: `headrace verify` says "
+        "what is wrong with them"
+    )
+
+
+def recommend_from_store(store: ObjectStore, layout: Layout, user: str, top_n: int) -> Answer:
+    """What the newest checkpoint that verifies would show `user`. Raises as `newest` does."""
+    manifest, learner = newest(store, layout)
     row = learner.users.index.get(user)
     known = row is not None and bool(learner.users["clicks"][row, 0] >= 0)
     about = {"lineage": layout.lineage, "seq": manifest.seq, "last_updated": manifest.metadata.get("last_updated")}
@@ -172,21 +188,6 @@ def _columns(
 
 def _rounded(value: Any) -> float | None:
     return round(value, 4) if isinstance(value, int | float) else None
-
-
-def _newest(store: ObjectStore, layout: Layout) -> tuple[Manifest, Learner]:
-    found = list(checkpoint.complete(store, layout))
-    if not found:
-        raise ConfigError(
-            f"lineage {layout.lineage} has no checkpoint yet: the first is written after some batches (see "
-            "HEADRACE_STREAM_CHECKPOINT_BATCHES) and when the service stops. Or ask the running service with --url"
-        )
-    for manifest, learner in _loaded(store, [key for _, key in reversed(found)]):
-        return manifest, learner
-    raise StoreRefused(
-        f"none of the {len(found)} checkpoints of lineage {layout.lineage} can be loaded: `headrace verify` says "
-        "what is wrong with them"
-    )
 
 
 def _loaded(store: ObjectStore, keys: list[str]) -> Iterator[tuple[Manifest, Learner]]:

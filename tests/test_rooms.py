@@ -30,7 +30,7 @@ ROOMS = {
     "log": "stream.log",
     "audit": "stream.verify.*",
     "porch": "stream.settings.* stream.wiring stream.service stream.app stream.cli stream.doctor stream.inspect "
-    "stream.names stream.train.* stream.demo.*",
+    "stream.explain stream.names stream.train.* stream.demo.*",
 }
 INSIDE = {"words", "arithmetic", "model"}
 MAY_IMPORT = {

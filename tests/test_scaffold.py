@@ -53,9 +53,7 @@ def test_make_alone_names_every_target() -> None:
     assert [target for target in targets if not re.search(rf"make {target} +\w", shown)] == []
 
 
-@pytest.mark.parametrize(
-    ("argv", "words"), [([], "BENCH_DATA=stream.parquet"), (["BENCH_DATA=s.pq"], "incremental s.pq")]
-)
+@pytest.mark.parametrize(("argv", "words"), [([], "BENCH_DATA=FILE"), (["BENCH_DATA=s.pq"], "incremental s.pq")])
 def test_make_bench_wants_a_stream_for_one_benchmark_only(argv: list[str], words: str) -> None:
     """`make bench` alone runs what needs no stream, and says what it leaves out; it never ends in a usage error."""
     command = ["make", "-n", "-C", str(ROOT), "bench", *argv]

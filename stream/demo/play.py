@@ -219,6 +219,10 @@ def _say_outcomes(result: Mapping[str, Any], folder: Path, console: Console) -> 
         console.print(f"\n{result['duplicates']:,} rows repeat an event_id and were dropped", highlight=False)
 
 
+def _named(reason: str, suggested: str, names: Mapping[str, str]) -> str:
+    return "having had it before" if reason == suggested else names.get(reason, reason)
+
+
 def _say_farewell(stage: Stage, clicks: demo_data.Clicks, console: Console) -> None:
     user = _last_user(stage.rows)
     if user is None:
@@ -226,10 +230,10 @@ def _say_farewell(stage: Stage, clicks: demo_data.Clicks, console: Console) -> N
         console.print("\nNot one row names a user, so there is nobody to recommend anything to.")
         return
     names = load_names(clicks.names) if clicks.names else {}
-    console.print(f"\nUser {user}'s top ten, and which of their last clicks speak for it:", markup=False)
+    console.print(f"\nUser {user}'s top ten, and which of their past clicks speak for it:", markup=False)
     for place, suggested in enumerate(stage.learner.recommend(user, 10), 1):
         reasons = [
-            names.get(each.product_id, each.product_id)
+            _named(each.product_id, suggested.product_id, names)
             for each in stage.learner.explain(user, suggested.product_id)[:2]
             if each.score > 0
         ]
@@ -241,7 +245,7 @@ def _say_farewell(stage: Stage, clicks: demo_data.Clicks, console: Console) -> N
     named = f" --names {clicks.names}" if clicks.names else ""
     command = "headrace" if shutil.which("headrace") else os.path.relpath(sys.argv[0])
     console.print(
-        f"\nTry next:\n  {command} recommend {user} --store {where}{named}\n  {command} verify --store {where}\n"
+        f"\nTry next:\n  {command} explain {user} --store {where}{named}\n  {command} verify --store {where}\n"
         f"  {command} demo --data YOUR.parquet      your own clicks: user_id, product_id, timestamp",
         soft_wrap=True,
         markup=False,

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
+from model.config import LearnerConfig
 from stream.settings.fields import (
     FILE,
     KEY,
@@ -189,27 +190,38 @@ class StreamOptions(Group):
         return f"HEADRACE_STREAM_BUFFER_HIGH_BYTES={self.buffer_high_bytes}"
 
 
+_MODEL = LearnerConfig()
+"""The model's own defaults are the product's: there is one place to change them."""
+
+
 class ModelOptions(Group):
     """The model and how it learns. What shapes the state (dim, sequence_length, seed) is fixed for a lineage."""
 
-    dim: int = option("Width of the embeddings of the stream's model.", 64, ge=4, le=512, multiple_of=4)
+    dim: int = option("Width of the embeddings of the stream's model.", _MODEL.dim, ge=4, le=512, multiple_of=4)
     train_dim: int = option("Width of the embeddings in `headrace train`.", 32, ge=4, le=512, multiple_of=4)
     sequence_length: int = option(
-        "Last clicks of a user that the model sees.", 10, unit="clicks", ge=1, le=100, aliases=("SEQUENCE_LENGTH",)
+        "Last clicks of a user that the model sees.",
+        _MODEL.sequence_length,
+        unit="clicks",
+        ge=1,
+        le=100,
+        aliases=("SEQUENCE_LENGTH",),
     )
     top_n: int = option(
         "Items in a recommendation when none is said.", 10, unit="items", ge=1, le=1000, aliases=("TOP_N",)
     )
-    learning_rate: float = option("Step of row-wise AdaGrad.", 0.1, gt=0, le=10)
-    negatives: int = option("Negatives shared by a block of samples.", 192, ge=8, le=8192)
+    learning_rate: float = option("Step of row-wise AdaGrad.", _MODEL.learning_rate, gt=0, le=10)
+    negatives: int = option("Negatives shared by a block of samples.", _MODEL.negatives, ge=8, le=8192)
     epochs: int = option("Passes of a full training.", 15, unit="epochs", ge=1, le=1000)
-    seed: int = option("Seed of everything random.", 0, ge=0, le=(1 << 63) - 1)
+    seed: int = option("Seed of everything random.", _MODEL.seed, ge=0, le=(1 << 63) - 1)
     type_priorities: Priorities = option(
         "How much a click of each type counts at the start; the model learns on from there.",
-        {"purchase": 1.0, "cart": 0.6, "view": 0.3},
+        dict(_MODEL.type_priorities),
         allowed="type=number pairs joined by commas, numbers above 0 and at most 100",
     )
-    default_type_priority: float = option("The same for types that are not named.", 0.3, gt=0, le=100)
+    default_type_priority: float = option(
+        "The same for types that are not named.", _MODEL.default_type_priority, gt=0, le=100
+    )
     default_event_type: str = option("Type of a click that names none.", "view", min_length=1, max_length=64)
 
 

@@ -6,9 +6,11 @@ import json
 import random
 import signal
 
+import numpy as np
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
+from model import snapshot
 from model.config import LearnerConfig
 from stream import checkpoint, plans
 from stream.host import HostConfig, LearnerHost
@@ -147,7 +149,19 @@ def check_model(run: Run) -> None:
         folded.apply(planned)
     newest = max(plans.decode(opened.get(info.key).data, info.key).seq for info in opened.list(layout.plans))
     assert seq == newest
+    assert different(restored, folded) == []
     assert restored.state_sha256() == folded.state_sha256()
+
+
+def different(one: LearnerHost, other: LearnerHost) -> list[str]:
+    """The arrays in which two models differ, for whoever has to find out why."""
+    first, second = snapshot.dump(one._learner).parts, snapshot.dump(other._learner).parts
+    return [
+        f"{part}/{name}"
+        for part, arrays in first.items()
+        for name, array in arrays.items()
+        if not np.array_equal(array, second[part][name], equal_nan=True)
+    ]
 
 
 def check_commands(run: Run) -> None:

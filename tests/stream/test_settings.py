@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from model.config import LearnerConfig
+from stream import wiring
 from stream.errors import ConfigError
 from stream.settings.settings import OPTIONS, Settings, settings_table
 
@@ -299,3 +301,10 @@ def test_defaults_are_in_range() -> None:
     printed = {option.path: option.default for option in OPTIONS if option.default and "initial" not in option.extra}
     loaded = Settings.load(printed).model_dump(exclude={"sources"})
     assert loaded == Settings.load().model_dump(exclude={"sources"})
+
+
+def test_the_models_defaults_are_the_products() -> None:
+    """What nobody sets is as `LearnerConfig` has it, so that what was measured is what runs."""
+    settings = Settings.load({})
+
+    assert wiring.learner_config(settings, settings.model.dim) == LearnerConfig()
