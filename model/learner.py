@@ -232,11 +232,11 @@ class Learner:
         count_clicks(rows.items, times, self._rates, items["log_counts"], state.totals)
         state.ring.push(rows.items, items["long_count"], items["short_count"])
         state.now_ms[0] = max(float(state.now_ms[0]), float(times.max()))
-        state.sessions.touch(joined)
-        state.chunks.touch(chunks)
-        users.touch(rows.users)
-        items.touch(rows.items)
-        items.touch(before[:, : transitions.LAGS])
+        state.sessions.remembered.add(joined)
+        state.chunks.remembered.add(chunks)
+        users.remembered.add(rows.users)
+        items.remembered.add(rows.items)
+        items.remembered.add(before[:, : transitions.LAGS])
 
     def _note_scores(self, ranks: Float64, popular: Float64) -> Scores:
         hits, mrr, ndcg = summarize(ranks)

@@ -36,11 +36,37 @@ class Column:
         return np.empty((rows, self.width) if self.width else rows, self.dtype)
 
 
+class Touched:
+    """Rows noted since they were last taken, each once."""
+
+    def __init__(self) -> None:
+        self._flags = np.zeros(0, np.uint8)
+        self._order = np.empty(0, np.int32)
+        self._count = np.zeros(1, np.int32)
+
+    def reserve(self, rows: int) -> None:
+        """Have room for rows below `rows`."""
+        self._flags = np.append(self._flags, np.zeros(rows - len(self._flags), np.uint8))
+        self._order = np.append(self._order, np.empty(rows - len(self._order), np.int32))
+
+    def add(self, rows: Int32) -> None:
+        """Note rows; negative ones are no rows."""
+        touch(rows.ravel(), self._flags, self._order, self._count)
+
+    def take(self) -> Int32:
+        """The rows noted since the last call, int32, in the order of their first touch."""
+        rows: Int32 = self._order[: self._count[0]].copy()
+        self._flags[rows] = 0
+        self._count[0] = 0
+        return rows
+
+
 class Columns:
     """n rows of typed columns. `columns[name]` is the exact view of a column [n, ...].
 
-    A view taken before the rows grow keeps showing them as they were then: take it anew after `extend`. Rows that
-    changed are noted by `touch`, for whoever keeps a second copy.
+    A view taken before the rows grow keeps showing them as they were then: take it anew after `extend`. For whoever
+    keeps a second copy, rows are noted in `remembered` when their memory of the stream changed, in `learned` when what
+    was learned from it did; new rows are noted in both.
     """
 
     def __init__(self, columns: Mapping[str, Column]) -> None:
@@ -48,9 +74,8 @@ class Columns:
         self._size = 0
         self._capacity = 0
         self._arrays = {name: column.allocate(0) for name, column in self.columns.items()}
-        self._touched = np.zeros(0, np.uint8)
-        self._order = np.empty(0, np.int32)
-        self._count = np.zeros(1, np.int32)
+        self.learned = Touched()
+        self.remembered = Touched()
 
     def __len__(self) -> int:
         return self._size
@@ -72,6 +97,8 @@ class Columns:
         self._reserve(used)
         for name, column in self.columns.items():
             self._arrays[name][used : self._size] = column.fill
+        for noted in (self.learned, self.remembered):
+            noted.add(np.arange(used, self._size, dtype=np.int32))
 
     def resize(self, size: int) -> None:
         """Have `size` rows: give the last ones back, or add filled ones."""
@@ -79,20 +106,10 @@ class Columns:
             self.extend(size - self._size)
         self._size = size
 
-    def touch(self, rows: Int32) -> None:
-        """Note rows that changed; negative ones are no rows."""
-        touch(rows.ravel(), self._touched, self._order, self._count)
-
     def touch_all(self) -> None:
         """Note that everything changed."""
-        self.touch(np.arange(self._size, dtype=np.int32))
-
-    def take_touched(self) -> Int32:
-        """The rows noted since the last call, int32, in the order of their first touch."""
-        rows: Int32 = self._order[: self._count[0]].copy()
-        self._touched[rows] = 0
-        self._count[0] = 0
-        return rows
+        for noted in (self.learned, self.remembered):
+            noted.add(np.arange(self._size, dtype=np.int32))
 
     def _reserve(self, used: int) -> None:
         """Make room for all rows; the `used` first ones keep their values."""
@@ -103,8 +120,8 @@ class Columns:
             larger = column.allocate(self._capacity)
             larger[:used] = self._arrays[name][:used]
             self._arrays[name] = larger
-        self._touched = np.append(self._touched, np.zeros(self._capacity - len(self._touched), np.uint8))
-        self._order = np.append(self._order, np.empty(self._capacity - len(self._order), np.int32))
+        for noted in (self.learned, self.remembered):
+            noted.reserve(self._capacity)
 
 
 class Table(Columns):

@@ -260,10 +260,10 @@ class Trainer:
             users["vector_sum"],
             steps,
         )
-        items.touch(found.rows)
-        items.touch(found.own)
-        items.touch(block.contexts.items)
-        users.touch(np.where(block.contexts.users < block.known_users, block.contexts.users, -1).astype(np.int32))
+        items.learned.add(found.rows)
+        items.learned.add(found.own)
+        items.learned.add(block.contexts.items)
+        users.learned.add(np.where(block.contexts.users < block.known_users, block.contexts.users, -1).astype(np.int32))
 
     def _move_weights(self, block: Block, found: Gradients, rate: float) -> None:
         state, config = self._state, self._state.config

@@ -40,13 +40,15 @@ class ServingView:
 
     def publish(self, learner: Learner) -> None:
         """Take over what the learner changed since the last call: copies the rows touched, under the lock."""
-        touched = {name: rows.take_touched() for name, rows in learner.state.columns().items()}
+        live = learner.state.columns()
+        touched = {name: (rows.learned.take(), rows.remembered.take()) for name, rows in live.items()}
         everything = self._read is None or learner.view is not self
         learner.view = self
         with self._lock:
             if self._read is None or everything:
                 self._read = _empty(learner.config, learner)
-                touched = {name: np.arange(len(rows), dtype=np.int32) for name, rows in learner.state.columns().items()}
+                whole = {name: np.arange(len(rows), dtype=np.int32) for name, rows in live.items()}
+                touched = {name: (rows, rows) for name, rows in whole.items()}
             _take_over(self._read, learner, touched)
 
     def recommend(self, user_id: str, top_n: int) -> list[tuple[str, float]]:
@@ -82,17 +84,20 @@ def _small(read: Readable) -> tuple[np.ndarray, ...]:
     return (read.begun, read.positions, read.mixing, read.gates, read.totals, read.now_ms)
 
 
-def _take_over(read: Readable, learner: Learner, touched: dict[str, Int32]) -> None:
+def _take_over(read: Readable, learner: Learner, touched: dict[str, tuple[Int32, Int32]]) -> None:
     live = learner.state.readable()
-    touched["types"] = np.arange(len(live.types), dtype=np.int32)
+    types = np.arange(len(live.types), dtype=np.int32)
+    touched["types"] = (types, types)
     for name in READ:
-        mine, theirs, rows = getattr(read, name), getattr(live, name), touched[name]
+        mine, theirs = getattr(read, name), getattr(live, name)
         if isinstance(mine, Table):
             mine.append(theirs.ids[len(mine) :], theirs.text(len(mine)))
         else:
             mine.resize(len(theirs))
-        rows = rows[rows < len(theirs)]  # some may have been given back since
-        for column in mine.columns:
+        # Some may have been given back since.
+        learned, remembered = (rows[rows < len(theirs)] for rows in touched[name])
+        for column, kind in mine.columns.items():
+            rows = remembered if kind.memory else learned
             mine[column][rows] = theirs[column][rows]
     for mine, theirs in zip(_small(read), _small(live), strict=True):
         mine[...] = theirs

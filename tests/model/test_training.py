@@ -197,12 +197,12 @@ def test_masked_users_and_holes_do_not_move(case: Case) -> None:
 def test_touched_rows_are_those_that_changed(case: Case) -> None:
     """Every item row that a block moved is noted, once."""
     learner, block, _, _ = case
-    learner.items.take_touched()
+    learner.items.learned.take()
     before = {name: learner.items[name].copy() for name in ("vector", "input", "bias")}
 
     learner.trainer.train(block, 1.0)
 
-    touched = learner.items.take_touched().tolist()
+    touched = learner.items.learned.take().tolist()
     changed = {
         int(row)
         for name, old in before.items()
@@ -210,4 +210,4 @@ def test_touched_rows_are_those_that_changed(case: Case) -> None:
     }
     assert len(set(touched)) == len(touched)
     assert changed <= set(touched)
-    assert learner.items.take_touched().tolist() == []
+    assert learner.items.learned.take().tolist() == []
