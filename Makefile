@@ -63,7 +63,8 @@ bench: venv ## Measure speed and quality, one benchmark after another (BENCH_DAT
 	@$(BIN)/python -m bench.pipeline $(BENCH_ARGS)
 	@$(BIN)/python -m bench.checkpoint $(BENCH_ARGS)
 	@$(if $(BENCH_DATA),$(BIN)/python -m bench.incremental $(BENCH_DATA) $(BENCH_ARGS),echo \
-	  'bench.incremental is left out: it wants a real stream. Name one: make bench BENCH_DATA=stream.parquet' >&2)
+	  'bench.incremental and bench.quality are left out: they want a real stream: make bench BENCH_DATA=FILE' >&2)
+	@$(if $(BENCH_DATA),$(BIN)/python -m bench.quality $(BENCH_DATA) $(BENCH_ARGS))
 
 lint: venv ## Check style and types: ruff, then mypy
 	@$(BIN)/ruff check

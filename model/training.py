@@ -27,9 +27,10 @@ LONG_COUNTER_HOURS = 168.0
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """B clicks to train on: their contexts, `opened` int32 [B, GATES], `targets` int32 [B], `weights` float32 [B]. Items and users from
-    `known_items` and `known_users` on are not in a finished batch yet. `near_rows` int32 [B]: the search in `near` that
-    a click reads, or -1.
+    """B clicks to train on: their contexts, `opened` int32 [B, GATES], `targets` int32 [B], `weights` float32 [B].
+
+    Items and users from `known_items` and `known_users` on are not in a finished batch yet. `near_rows` int32 [B]: the
+    search in `near` that a click reads, or -1.
     """
 
     contexts: Contexts

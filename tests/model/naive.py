@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model import candidates as candidates_module
 from model.learner import Learner
 from model.parts import neighbours, own_items, repeats, transitions
 from model.parts.history import Contexts
@@ -55,15 +56,19 @@ def certain(learner: Learner, block: Any, b: int) -> list[int]:
     clicked = [int(item) for item in block.contexts.items[b] if item >= 0]
     found = [int(block.targets[b]), *clicked]
     if clicked:
-        found += [int(item) for item in learner.items["next_items"][clicked[0], :6] if item >= 0]
+        found += [
+            int(item) for item in learner.items["next_items"][clicked[0], : candidates_module.SURE_NEXT] if item >= 0
+        ]
     if block.near_rows[b] >= 0:
-        found += [int(item) for item in block.near.items[block.near_rows[b], :5] if item >= 0]
+        found += [
+            int(item) for item in block.near.items[block.near_rows[b], : candidates_module.SURE_NEAR] if item >= 0
+        ]
     held = list[int]()
     chunk = learner.users["own_head"][block.contexts.users[b]] if block.contexts.users[b] < block.known_users else -1
     while chunk >= 0:
         held += [int(item) for item in learner.state.chunks["items"][chunk] if item >= 0]
         chunk = learner.state.chunks["links"][chunk]
-    return list(dict.fromkeys(found + [item for item in held if item not in found][:6]))
+    return list(dict.fromkeys(found + [item for item in held if item not in found][: candidates_module.SURE_OWN]))
 
 
 def near_of(block: Any, b: int) -> tuple[dict[int, float], float]:

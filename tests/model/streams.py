@@ -10,7 +10,14 @@ from model.learner import Learner
 
 SECOND = 1000
 SMALL = LearnerConfig(
-    dim=6, sequence_length=3, negatives=8, block=16, long_ring=50, short_ring=10, half_lives_hours=(1.0, 24.0)
+    dim=6,
+    sequence_length=3,
+    negatives=8,
+    block=16,
+    long_ring=50,
+    short_ring=10,
+    half_lives_hours=(1.0, 24.0),
+    weight_step_clicks=100,
 )
 
 

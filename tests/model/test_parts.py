@@ -88,7 +88,9 @@ def test_softmax_gradient_is_the_formula() -> None:
 
 def test_natural_steps_find_the_optimum() -> None:
     """On a logistic regression with badly scaled features the steps arrive at the weights that made the data."""
-    config = LearnerConfig(sequence_length=2, half_lives_hours=(1.0,), baseline_half_life=0, gate_rate=0.0)
+    config = LearnerConfig(
+        sequence_length=2, half_lives_hours=(1.0,), baseline_half_life=0, gate_rate=0.0, weight_step_clicks=128
+    )
     random, mixing = np.random.default_rng(5), Mixing(config)
     width, used = 1 + mixing.layout.features, np.array([0, 1, 3, 4])
     truth, sizes = np.array([0.05, -4.0, 1.0, -3.0]), np.array([20.0, 0.5, 1.0, 0.3])
