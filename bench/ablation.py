@@ -3,11 +3,10 @@
     python -m bench.ablation STREAM.parquet... [--json] [--limit N] [--batch 500] [--fraction 0.2] [--warmup 0.1]
         [--seed 0] [--parts NAME,...]
 
-Test-then-learn as in `bench.quality`: batches, a seeded random fraction of the clicks whose user clicked before, the
-first `warmup` of the stream not counted, each batch ranked over the whole catalogue before it is learned. All learners
-score the same clicks. `brings`: MRR@20 of the whole less MRR@20 without the part, with the standard error of that
-difference over the clicks. `costs`: microseconds of processor time per learned event, with the part less without it.
-The whole learner runs first and once more at the end: its second time says how far the times can be trusted.
+The protocol is that of `bench.quality` (`bench/protocol.py`), and so are the scored clicks, the same for all learners.
+`brings`: MRR@20 of the whole less MRR@20 without the part, with the standard error of that difference over the clicks.
+`costs`: microseconds of processor time per learned event, with the part less without it. The whole learner runs first
+and once more at the end: its second time says how far the times can be trusted.
 
 A part is taken out by the product's settings where they can; else the gradients of its weights are held at zero, so
 that the weights stay at zero where they began, and its features say nothing in learning or in ranking. That saves no
@@ -19,9 +18,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from bench.clicks import Clicks, read_clicks
 from bench.common import machine, say, show
-from model.batch import Batch, Float32, Float64, Int32
+from bench.protocol import Exam, set_exam, sit
+from bench.streams import Stream, read_stream
+from model.batch import Batch, Float32, Float64, Int32, Int64
 from model.config import LearnerConfig
 from model.learner import Learner, warm_up
 from model.parts import neighbours, own_items, transitions
@@ -82,7 +82,7 @@ PARTS: Mapping[str, Without] = {
 
 def main() -> None:
     options = _options()
-    streams = {path.stem: _measured(read_clicks(path, options.limit), options) for path in options.paths}
+    streams = {path.stem: _measured(read_stream(path, options.limit), options) for path in options.paths}
     names = ("limit", "batch", "fraction", "warmup", "seed")
     settings = {name: getattr(options, name) for name in names}
     if options.json:
@@ -126,19 +126,15 @@ class Run:
         return float(self.gains.mean()) if len(self.gains) else 0.0
 
 
-def _measured(clicks: Clicks, options: argparse.Namespace) -> dict[str, Any]:
-    drawn = np.random.default_rng(options.seed).random(len(clicks)) < options.fraction
-    drawn[: int(len(clicks) * options.warmup)] = False
+def _measured(stream: Stream, options: argparse.Namespace) -> dict[str, Any]:
+    exam = set_exam(stream, options.batch, options.fraction, options.warmup, options.seed)
     runs = {}
     for name in (WHOLE, *options.parts, AGAIN):
-        without = PARTS.get(name, Without())
-        runs[name] = _run(
-            learner_without(without, options.seed), clicks.batches(options.batch, typed=without.typed), drawn
-        )
-        say(f"{clicks.name}, {name}: MRR@{CUT} {runs[name].mrr:.4f}, {runs[name].microseconds:.1f} us an event")
+        runs[name] = _run(PARTS.get(name, Without()), exam, options.seed)
+        say(f"{stream.name}, {name}: MRR@{CUT} {runs[name].mrr:.4f}, {runs[name].microseconds:.1f} us an event")
     whole = runs[WHOLE]
     return {
-        "events": len(clicks),
+        "events": len(stream),
         "scored": len(whole.gains),
         "whole": {"mrr20": round(whole.mrr, 5), "microseconds_per_event": round(whole.microseconds, 2)},
         "again": {"mrr20": round(runs[AGAIN].mrr, 5), "microseconds_per_event": round(runs[AGAIN].microseconds, 2)},
@@ -178,21 +174,28 @@ class UserlessTrainer(Trainer):
         return super().train(dataclasses.replace(block, known_users=0), rate)
 
 
-def _run(learner: Learner, batches: Sequence[Batch], drawn: Any) -> Run:
-    """Lead a learner through the stream; `drawn` bool [n] says which clicks are scored, if they have a context."""
-    ranks: list[Float64] = [np.empty(0)]
-    place, seconds = 0, 0.0
-    for batch in batches:
-        ready = learner.ready(batch)
-        chosen = ready[drawn[place + ready]]
-        if len(chosen):
-            ranks.append(learner.ranks(batch, chosen))
-        since = time.process_time()
-        learner.learn(batch)
-        seconds += time.process_time() - since
-        place += len(batch)
-    every = np.concatenate(ranks)
-    return Run(np.where(every <= CUT, 1.0 / every, 0.0), seconds / max(place, 1) * 1e6)
+class Ablated:
+    """A learner as a contender. Batches are made beforehand, all clicks as views where not `typed`."""
+
+    def __init__(self, learner: Learner, exam: Exam, *, typed: bool) -> None:
+        self._learner = learner
+        made = exam.stream.batch if typed else partial(_untyped, exam.stream)
+        self._batches = {place.start: made(place) for place, _ in exam.batches()}
+
+    def ranks(self, batch: slice, chosen: Int64) -> Float64:
+        return self._learner.ranks(self._batches[batch.start], chosen - batch.start)
+
+    def learn(self, batch: slice) -> None:
+        self._learner.learn(self._batches[batch.start])
+
+
+def _untyped(stream: Stream, place: slice) -> Batch:
+    return Batch.of(stream.users[place], stream.items[place], stream.times[place])
+
+
+def _run(part: Without, exam: Exam, seed: int) -> Run:
+    sat = sit(Ablated(learner_without(part, seed), exam, typed=part.typed), exam)
+    return Run(np.where(sat.ranks <= CUT, 1.0 / sat.ranks, 0.0), sat.learn_seconds / max(len(exam.stream), 1) * 1e6)
 
 
 def _compared(whole: Run, without: Run) -> dict[str, float]:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from importlib import import_module
-from typing import Any
 
 import numpy as np
 
-from bench.clicks import Clicks
+from bench.peers.peer import library
+from bench.streams import Stream
 
 DIM = 64
 BPR_ITERATIONS = 10
@@ -22,18 +21,14 @@ Trained = Callable[[], int]
 """Trains once and answers how many words, or triples, that were."""
 
 
-class NotInstalled(Exception):
-    """A library is not here; the message says what to install."""
-
-
-def cbow(clicks: Clicks) -> Trained:
+def cbow(stream: Stream) -> Trained:
     """gensim, window 5, 5 negatives; a user's items are a sentence, and no word is left out for being frequent.
 
     Raises `NotInstalled`.
     """
-    made = _library("gensim.models", "gensim").Word2Vec
+    made = library("gensim.models").Word2Vec
     sentences: dict[str, list[str]] = {}
-    for user, item in zip(clicks.users, clicks.items, strict=True):
+    for user, item in zip(stream.users, stream.items, strict=True):
         sentences.setdefault(user, []).append(item)
     texts = list(sentences.values())
     model = made(vector_size=DIM, window=5, negative=5, sg=0, min_count=1, workers=1, seed=0, sample=0)
@@ -41,16 +36,15 @@ def cbow(clicks: Clicks) -> Trained:
 
     def train() -> int:
         model.train(texts, total_examples=len(texts), epochs=1)
-        return len(clicks)
+        return len(stream)
 
     return train
 
 
-def bpr(clicks: Clicks) -> Trained:
+def bpr(stream: Stream) -> Trained:
     """implicit, one triple per pair of user and item in each of a few iterations. Raises `NotInstalled`."""
-    module, sparse = _library("implicit.bpr", "implicit"), _library("scipy.sparse", "implicit")
-    users, items = _numbered(clicks.users), _numbered(clicks.items)
-    counts = sparse.csr_matrix((np.ones(len(users), np.float32), (users, items)))
+    module, sparse = library("implicit.bpr"), library("scipy.sparse")
+    counts = sparse.csr_matrix((np.ones(len(stream), np.float32), (stream.user_rows, stream.item_rows)))
 
     def train() -> int:
         model = module.BayesianPersonalizedRanking(
@@ -61,14 +55,3 @@ def bpr(clicks: Clicks) -> Trained:
         return BPR_ITERATIONS * int(counts.nnz)
 
     return train
-
-
-def _library(name: str, package: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise NotInstalled(f"no module {error.name}: pip install {package}") from None
-
-
-def _numbered(column: Any) -> Any:
-    return np.unique(np.asarray(column), return_inverse=True)[1].astype(np.int32)

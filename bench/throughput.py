@@ -25,11 +25,14 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import msgspec
+import numpy as np
+
 from bench import laps, libraries
-from bench.clicks import Clicks, read_clicks
-from bench.common import machine, median, say, show
-from bench.libraries import NotInstalled
+from bench.common import click_messages, machine, median, say, show
+from bench.peers.peer import NotInstalled
 from bench.rows import row_bytes
+from bench.streams import Stream, read_stream
 from bench.top import top_n
 from model.batch import Batch
 from model.config import LearnerConfig
@@ -44,9 +47,9 @@ Contenders = dict[str, Callable[[], int]]
 
 def main() -> None:
     options = _options()
-    clicks = read_clicks(options.path, options.limit)
+    stream = read_stream(options.path, options.limit) if options.path else _made_up(options.limit)
     warm_up(CONFIG)
-    result = measure(clicks, options.batch, options.rounds)
+    result = measure(stream, options.batch, options.rounds)
     result |= _rows(ROWS)
     result["top_n"] = top_n(options.items, calls=50)
     if options.json:
@@ -66,10 +69,19 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(clicks: Clicks, batch: int, rounds: int) -> dict[str, Any]:
+def _made_up(count: int) -> Stream:
+    """The clicks that the other benchmarks make up."""
+    texts = [msgspec.json.decode(message) for message in click_messages(count, None)]
+    users, items, times, types = (
+        [text[name] for text in texts] for name in ("user_id", "product_id", "timestamp", "event_type")
+    )
+    return Stream.of("made up", users, items, np.array(times, np.int64), types)
+
+
+def measure(stream: Stream, batch: int, rounds: int) -> dict[str, Any]:
     """Speeds and ratios of one run, and where the learner's time went."""
-    batches = clicks.batches(batch)
-    contenders, skipped = _contenders(clicks, batches)
+    batches = [stream.batch(slice(start, start + batch)) for start in range(0, len(stream), batch)]
+    contenders, skipped = _contenders(stream, batches)
     say("warming up")
     speeds: dict[str, list[float]] = {name: [] for name in contenders}
     for train in contenders.values():
@@ -81,25 +93,25 @@ def measure(clicks: Clicks, batch: int, rounds: int) -> dict[str, Any]:
     with laps.measured() as lap:
         _learn(batches)
     return {
-        "stream": clicks.name,
-        "events": len(clicks),
+        "stream": stream.name,
+        "events": len(stream),
         "batch": batch,
         **_figures({name: median(found) for name, found in speeds.items()}),
         "skipped": skipped,
         "rounds": [{name: round(found[number]) for name, found in speeds.items()} for number in range(rounds)],
-        "where": lap.per_event(len(clicks)),
+        "where": lap.per_event(len(stream)),
         "dim": CONFIG.dim,
         "machine": machine(),
     }
 
 
-def _contenders(clicks: Clicks, batches: list[Batch]) -> tuple[Contenders, dict[str, str]]:
+def _contenders(stream: Stream, batches: list[Batch]) -> tuple[Contenders, dict[str, str]]:
     """Those that can run here, and why the others cannot."""
     found: Contenders = {"learner": lambda: _learn(batches)}
     skipped = {}
     for name, make in (("gensim", libraries.cbow), ("bpr", libraries.bpr)):
         try:
-            found[name] = make(clicks)
+            found[name] = make(stream)
         except NotInstalled as error:
             skipped[name] = str(error)
             say(f"{name}: skipped, {error}")

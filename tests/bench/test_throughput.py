@@ -9,7 +9,7 @@ import pytest
 
 from bench import libraries, throughput
 from bench.laps import STEPS, measured
-from bench.libraries import NotInstalled
+from bench.peers.peer import NotInstalled
 from model.learner import Learner
 from tests.model.streams import SMALL, random_batches, run
 
