@@ -13,7 +13,9 @@ from typing import Any
 
 from model import kernels, learner, resolve, training
 from model.learner import Learner
-from model.parts import age, history, neighbours, own_items, transitions
+from model.parts import age, gates, history, neighbours, own_items, transitions
+from model.parts.history import Contexts
+from model.parts.mixing import Mixing
 from model.sampling import TargetRing
 from model.table import Columns
 from model.training import Trainer
@@ -21,6 +23,8 @@ from model.training import Trainer
 STEPS: tuple[tuple[str, Any, str], ...] = (
     ("ids", resolve, "grow"),
     ("contexts", Learner, "_contexts"),
+    ("steady times", learner, "steady_times"),
+    ("takes", Contexts, "take"),
     ("gates", learner, "open_gates"),
     ("search", Trainer, "search"),
     ("negatives", Trainer, "negatives"),
@@ -37,7 +41,9 @@ STEPS: tuple[tuple[str, Any, str], ...] = (
     ("move negatives and own", kernels, "update_outputs"),
     ("move contexts and users", kernels, "update_inputs"),
     ("moves, rest", Trainer, "_move_rows"),
-    ("weights", Trainer, "_move_weights"),
+    ("weights: gates", gates, "descend"),
+    ("weights: step", Mixing, "_step"),
+    ("weights, rest", Trainer, "_move_weights"),
     ("touch", Columns, "touch"),
     ("count in: transitions", transitions, "count_in"),
     ("count in: sessions", neighbours, "count_in"),
@@ -47,6 +53,7 @@ STEPS: tuple[tuple[str, Any, str], ...] = (
     ("count in: popularity", learner, "count_clicks"),
     ("count in: target rings", TargetRing, "push"),
     ("count in, rest", Learner, "_count_in"),
+    ("note", Learner, "_note_learned"),
     ("rest", Learner, "learn"),
 )
 """Name, whose attribute, which. `products`: what `backward` does itself, mostly its three matrix products."""

@@ -5,8 +5,8 @@
 Each learner has seen every one of its items once, in large batches and by users who do not come again, before anything
 is timed. Then all of them learn batches of the same size by the same number of new users, by turns, round after round:
 popularity by Zipf's law, and the popular items change all along. `ratio` is the largest catalogue's microseconds per
-event to the smallest one's, medians of rounds, in processor time. `steps`: where the difference lies, from one more
-round with every step timed. `rare`: the same with all items equally popular, so that few rows are in the processor's
+event to the smallest one's, medians of rounds, in processor time. `steps`: where the difference lies, from as many
+rounds with every step timed. `rare_ratio`: with all items equally popular, so that few rows are in the processor's
 cache. Neighbours are searched as rarely as late in a stream: early, a small catalogue would be searched more often.
 """
 
@@ -65,7 +65,7 @@ def measure(sizes: list[int], rounds: int, batches: int) -> dict[str, Any]:
     stages = [Stage(items) for items in sorted(sizes)]
     # One turn that is not counted: sessions and histories fill, caches warm.
     zipf = [[_turn(stage, batches) for stage in stages] for _ in range(1 + rounds)][1:]
-    steps = [_steps(stage, batches) for stage in stages]
+    steps = [[_steps(stage, batches) for stage in stages] for _ in range(rounds)]
     rare = [[_turn(stage, batches, rare=True) for stage in stages] for _ in range(rounds)]
     found = [
         {
@@ -145,10 +145,15 @@ def _steps(stage: Stage, count: int) -> dict[str, float]:
     return laps.per_event(count * BATCH)
 
 
-def _compared(steps: list[dict[str, float]]) -> dict[str, list[float]]:
-    """Microseconds per event at each size by step; first the step that grew most from the smallest to the largest."""
-    names = sorted(steps[0], key=lambda name: steps[0][name] - steps[-1][name])
-    return {name: [each[name] for each in steps] for name in names}
+def _compared(steps: list[list[dict[str, float]]]) -> dict[str, list[float]]:
+    """Microseconds per event at each size by step, medians of rounds; first the step that grew most from the smallest
+    to the largest.
+    """
+    found = {
+        name: [round(median([turn[place][name] for turn in steps]), 3) for place in range(len(steps[0]))]
+        for name in steps[0][0]
+    }
+    return dict(sorted(found.items(), key=lambda pair: pair[1][0] - pair[1][-1]))
 
 
 def _print_table(result: dict[str, Any]) -> None:
