@@ -5,8 +5,10 @@
 
 The protocol is that of `bench.quality` (`bench/protocol.py`), and so are the scored clicks, the same for all learners.
 `brings`: MRR@20 of the whole less MRR@20 without the part, with the standard error of that difference over the clicks.
-`costs`: microseconds of processor time per learned event, with the part less without it. The whole learner runs first
-and once more at the end: its second time says how far the times can be trusted.
+All learners are led through the stream together, a few batches each by turns, so that other work on the machine hits
+them alike. `costs`: microseconds of processor time per learned event that the part takes, the median over the turns of
+the difference. The whole learner takes part twice: what its second self `costs` says how far such a difference can be
+trusted.
 
 A part is taken out by the product's settings where they can; else the gradients of its weights are held at zero, so
 that the weights stay at zero where they began, and its features say nothing in learning or in ranking. That saves no
@@ -18,9 +20,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from bench.common import machine, say, show
-from bench.protocol import Exam, set_exam, sit
+from bench.common import machine, median, say, show
+from bench.protocol import Contender, Exam, set_exam
 from bench.streams import Stream, read_stream
 from model.batch import Batch, Float32, Float64, Int32, Int64
 from model.config import LearnerConfig
@@ -41,6 +43,8 @@ from model.parts.mixing import Layout, Mixing
 from model.training import Block, Trainer
 
 CUT = 20
+TURN = 10
+"""Batches."""
 WHOLE, AGAIN = "whole", "whole, again"
 Places = Callable[[Layout], Sequence[int]]
 """Which features' weights are held at zero."""
@@ -116,10 +120,12 @@ def _parts(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One learner's way through a stream: the reciprocal rank of each scored click, 0 past the cut, and the time."""
+    """One learner's way through a stream: the reciprocal rank of each scored click, 0 past the cut, and microseconds
+    per event of each turn, float64 [turns].
+    """
 
     gains: Float64
-    microseconds: float
+    turns: Float64
 
     @property
     def mrr(self) -> float:
@@ -128,18 +134,69 @@ class Run:
 
 def _measured(stream: Stream, options: argparse.Namespace) -> dict[str, Any]:
     exam = set_exam(stream, options.batch, options.fraction, options.warmup, options.seed)
-    runs = {}
-    for name in (WHOLE, *options.parts, AGAIN):
-        runs[name] = _run(PARTS.get(name, Without()), exam, options.seed)
-        say(f"{stream.name}, {name}: MRR@{CUT} {runs[name].mrr:.4f}, {runs[name].microseconds:.1f} us an event")
+    runs = lead(_contenders(options.parts, exam, options.seed), exam)
     whole = runs[WHOLE]
     return {
         "events": len(stream),
         "scored": len(whole.gains),
-        "whole": {"mrr20": round(whole.mrr, 5), "microseconds_per_event": round(whole.microseconds, 2)},
-        "again": {"mrr20": round(runs[AGAIN].mrr, 5), "microseconds_per_event": round(runs[AGAIN].microseconds, 2)},
+        "whole": {"mrr20": round(whole.mrr, 5), "microseconds_per_event": round(float(whole.turns.mean()), 2)},
+        "again": _compared(whole, runs[AGAIN]),
         "without": {name: _compared(whole, runs[name]) for name in options.parts},
     }
+
+
+def _contenders(parts: Sequence[str], exam: Exam, seed: int) -> dict[str, Ablated]:
+    """The whole learner, those without a part, and the whole one again."""
+    typed = {place.start: exam.stream.batch(place) for place, _ in exam.batches()}
+    plain = {place.start: _untyped(exam.stream, place) for place, _ in exam.batches()}
+    chosen = {WHOLE: Without(), **{name: PARTS[name] for name in parts}, AGAIN: Without()}
+    return {name: Ablated(learner_without(part, seed), typed if part.typed else plain) for name, part in chosen.items()}
+
+
+def _untyped(stream: Stream, place: slice) -> Batch:
+    return Batch.of(stream.users[place], stream.items[place], stream.times[place])
+
+
+class Ablated:
+    """A learner as a contender, with its batches by where they start."""
+
+    def __init__(self, learner: Learner, batches: Mapping[int, Batch]) -> None:
+        self._learner = learner
+        self._batches = batches
+
+    def ranks(self, batch: slice, chosen: Int64) -> Float64:
+        return self._learner.ranks(self._batches[batch.start], chosen - batch.start)
+
+    def learn(self, batch: slice) -> None:
+        self._learner.learn(self._batches[batch.start])
+
+
+def lead(contenders: Mapping[str, Contender], exam: Exam) -> dict[str, Run]:
+    """Lead all of them through the stream, by turns."""
+    batches = list(exam.batches())
+    ranks: dict[str, list[Float64]] = {name: [np.empty(0)] for name in contenders}
+    turns: dict[str, list[float]] = {name: [] for name in contenders}
+    for start in range(0, len(batches), TURN):
+        for name, contender in contenders.items():
+            turns[name].append(_turn(contender, batches[start : start + TURN], ranks[name]))
+        say(f"{exam.stream.name}: {min(start + TURN, len(batches))} of {len(batches)} batches")
+    found = {name: np.concatenate(each) for name, each in ranks.items()}
+    return {
+        name: Run(np.where(each <= CUT, 1.0 / each, 0.0), np.array(turns[name]) * 1e6) for name, each in found.items()
+    }
+
+
+def _turn(contender: Contender, batches: Sequence[tuple[slice, Int64]], ranks: list[Float64]) -> float:
+    """Rank, then learn, some batches; seconds of learning per event are answered, the ranks added to `ranks`."""
+    seconds, events = 0.0, 0
+    for batch, chosen in batches:
+        if len(chosen):
+            ranks.append(contender.ranks(batch, chosen))
+        since = time.process_time()
+        contender.learn(batch)
+        seconds += time.process_time() - since
+        events += batch.stop - batch.start
+    return seconds / events
 
 
 def learner_without(part: Without, seed: int) -> Learner:
@@ -174,48 +231,24 @@ class UserlessTrainer(Trainer):
         return super().train(dataclasses.replace(block, known_users=0), rate)
 
 
-class Ablated:
-    """A learner as a contender. Batches are made beforehand, all clicks as views where not `typed`."""
-
-    def __init__(self, learner: Learner, exam: Exam, *, typed: bool) -> None:
-        self._learner = learner
-        made = exam.stream.batch if typed else partial(_untyped, exam.stream)
-        self._batches = {place.start: made(place) for place, _ in exam.batches()}
-
-    def ranks(self, batch: slice, chosen: Int64) -> Float64:
-        return self._learner.ranks(self._batches[batch.start], chosen - batch.start)
-
-    def learn(self, batch: slice) -> None:
-        self._learner.learn(self._batches[batch.start])
-
-
-def _untyped(stream: Stream, place: slice) -> Batch:
-    return Batch.of(stream.users[place], stream.items[place], stream.times[place])
-
-
-def _run(part: Without, exam: Exam, seed: int) -> Run:
-    sat = sit(Ablated(learner_without(part, seed), exam, typed=part.typed), exam)
-    return Run(np.where(sat.ranks <= CUT, 1.0 / sat.ranks, 0.0), sat.learn_seconds / max(len(exam.stream), 1) * 1e6)
-
-
 def _compared(whole: Run, without: Run) -> dict[str, float]:
     lost = whole.gains - without.gains
     return {
         "mrr20": round(without.mrr, 5),
         "brings": round(whole.mrr - without.mrr, 5),
         "error": round(float(lost.std() / max(len(lost), 1) ** 0.5), 5) if len(lost) else 0.0,
-        "microseconds_per_event": round(without.microseconds, 2),
-        "costs": round(whole.microseconds - without.microseconds, 2),
+        "microseconds_per_event": round(float(without.turns.mean()), 2),
+        "costs": round(median([float(each) for each in whole.turns - without.turns]), 2),
     }
 
 
 def _print_table(name: str, result: dict[str, Any]) -> None:
     print(f"\n{name}: {result['events']:,} events, {result['scored']:,} scored")
     print(f"{'without':>22} {'MRR@20':>9} {'brings':>9} {'error':>8} {'us/event':>9} {'costs':>7}")
-    for label in ("whole", "again"):
-        row = result[label]
-        print(f"{f'({label})':>22} {row['mrr20']:9.4f} {'':>18} {row['microseconds_per_event']:9.2f}")
-    for part, row in sorted(result["without"].items(), key=lambda pair: -pair[1]["brings"]):
+    whole = result["whole"]
+    print(f"{'(nothing)':>22} {whole['mrr20']:9.4f} {'':>18} {whole['microseconds_per_event']:9.2f}")
+    rows = {"(nothing, again)": result["again"], **result["without"]}
+    for part, row in sorted(rows.items(), key=lambda pair: -pair[1]["brings"]):
         quality = f"{row['mrr20']:9.4f} {row['brings']:+9.4f} {row['error']:8.4f}"
         print(f"{part:>22} {quality} {row['microseconds_per_event']:9.2f} {row['costs']:+7.2f}")
 
