@@ -36,7 +36,7 @@ class LearnerConfig:
     dim: int = 64
     sequence_length: int = 10
     learning_rate: float = 0.2
-    negatives: int = 192
+    negatives: int = 160
     block: int = 128
     seed: int = 0
     type_priorities: Mapping[str, float] = field(default_factory=_priorities)
@@ -56,7 +56,7 @@ class LearnerConfig:
     gate_rate: float = 0.02
     gate_start: float = 1.0
     own_items: int = 256
-    transitions: int = 40
+    transitions: int = 20
     sessions: int = 131_072
     item_sessions: int = 50
     search_clicks: int = 20_000

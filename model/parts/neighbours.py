@@ -111,7 +111,8 @@ def count_in(users: Int32, items: Int32, times: Float64, last_ms: Float64, kept:
     `kept` has room for the batch (`make_room`) and is cut to what is in use. `last_ms` float64 [users] as before it.
     """
     touched = np.empty(len(users), np.int32)
-    count = _count_in(users, items, times, last_ms.copy(), sessions, touched)
+    distinct, local = np.unique(users, return_inverse=True)
+    count = _count_in(users, items, times, local, last_ms[distinct], sessions, touched)
     kept.resize(min(int(sessions.begun[0]), sessions.ring))
     return touched[:count]
 
@@ -150,15 +151,17 @@ def _join(sessions: Sessions, user: int, item: int, pause: float) -> int:
 
 
 @kernel
-def _count_in(users: Int32, items: Int32, times: Float64, last_ms: Float64, sessions: Sessions, touched: Int32) -> int:
+def _count_in(
+    users: Int32, items: Int32, times: Float64, local: Int64, last_ms: Float64, sessions: Sessions, touched: Int32
+) -> int:
     """Put each click into its user's session, in order; the slots that changed go to `touched`, and how many is
-    answered. `last_ms` float64 [users] is scratch, on entry as before the batch.
+    answered. `last_ms` float64, by the `local` number of a user, is scratch: on entry as before the batch.
     """
     count = 0
     for i in range(users.shape[0]):
         user = users[i]
-        slot = _join(sessions, user, items[i], times[i] - last_ms[user])
-        last_ms[user] = times[i]
+        slot = _join(sessions, user, items[i], times[i] - last_ms[local[i]])
+        last_ms[local[i]] = times[i]
         if slot >= 0:
             touched[count] = slot
             count += 1
