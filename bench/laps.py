@@ -17,7 +17,7 @@ from model.parts import age, gates, history, neighbours, own_items, transitions
 from model.parts.history import Contexts
 from model.parts.mixing import Mixing
 from model.sampling import TargetRing
-from model.table import Columns
+from model.table import Touched
 from model.training import Trainer
 
 STEPS: tuple[tuple[str, Any, str], ...] = (
@@ -44,7 +44,7 @@ STEPS: tuple[tuple[str, Any, str], ...] = (
     ("weights: gates", gates, "descend"),
     ("weights: step", Mixing, "_step"),
     ("weights, rest", Trainer, "_move_weights"),
-    ("touch", Columns, "touch"),
+    ("touch", Touched, "add"),
     ("count in: transitions", transitions, "count_in"),
     ("count in: sessions", neighbours, "count_in"),
     ("count in: own items", own_items, "count_in"),
