@@ -62,9 +62,12 @@ test-services: venv ## Run the tests on a real Kafka and S3 (STORE=seaweedfs or 
 bench: venv ## Measure speed and quality, one benchmark after another (BENCH_DATA=stream.parquet)
 	@$(BIN)/python -m bench.pipeline $(BENCH_ARGS)
 	@$(BIN)/python -m bench.checkpoint $(BENCH_ARGS)
+	@$(BIN)/python -m bench.throughput $(BENCH_DATA) $(BENCH_ARGS)
+	@$(BIN)/python -m bench.scaling $(BENCH_ARGS)
 	@$(if $(BENCH_DATA),$(BIN)/python -m bench.incremental $(BENCH_DATA) $(BENCH_ARGS),echo \
-	  'bench.incremental and bench.quality are left out: they want a real stream: make bench BENCH_DATA=FILE' >&2)
+	  'bench.incremental, .quality and .ablation are left out: they want a real stream: make bench BENCH_DATA=FILE' >&2)
 	@$(if $(BENCH_DATA),$(BIN)/python -m bench.quality $(BENCH_DATA) $(BENCH_ARGS))
+	@$(if $(BENCH_DATA),$(BIN)/python -m bench.ablation $(BENCH_DATA) $(BENCH_ARGS))
 
 lint: venv ## Check style and types: ruff, then mypy
 	@$(BIN)/ruff check

@@ -26,11 +26,13 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
+from bench.common import lacking
 from model.batch import Batch
 from model.config import LearnerConfig
 from model.learner import Learner, warm_up
 from stream import wiring
 from stream.decode import DecodeRules, decode_chunk
+from stream.errors import HeadraceError
 from stream.events import Decoded, RawChunk
 from stream.replay.readers import open_rows
 from stream.settings.settings import Settings
@@ -46,7 +48,10 @@ SCORED = 5000
 
 def main() -> None:
     options = _options()
-    lines = _lines(options.path, options.limit)
+    try:
+        lines = _lines(options.path, options.limit)
+    except HeadraceError as error:
+        raise lacking(str(error)) from error
     if options.all_epochs:
         fit.PATIENCE = 1 << 30
     cut_new, cut_after = (int(len(lines) * share) for share in (1 - options.after - options.new, 1 - options.after))

@@ -110,6 +110,16 @@ def _add(
 
 
 @kernel
+def features_by_item(log_counts: Float64, totals: Float64, first_ms: Float64, now: float, features: Float32) -> None:
+    """Write features [n, P + 1] of every item, as `walk` has them: log shares from the floor, log age at `now` (ms)."""
+    counters = totals.shape[0]
+    for item in range(features.shape[0]):
+        for p in range(counters):
+            features[item, p] = max(log_counts[item, p] - totals[p], FLOOR) - FLOOR
+        features[item, counters] = _log1p(max(now - first_ms[item], 0.0) / 3_600_000.0)
+
+
+@kernel
 def walk(
     seen: Seen,
     targets: Int32,

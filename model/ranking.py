@@ -14,7 +14,7 @@ from model import candidates, kernels
 from model.batch import Float32, Float64, Int32, Int64
 from model.candidates import Found, Items, Seen
 from model.evaluation import rank_popular, rank_targets
-from model.parts import age, gates, neighbours, transitions
+from model.parts import gates, neighbours, transitions
 from model.parts.history import Contexts, Histories, contexts
 from model.parts.mixing import context_weights
 from model.parts.neighbours import Near
@@ -74,9 +74,7 @@ def score(read: Readable, asked: Contexts) -> Scored:
 def by_item(read: Readable, now: float) -> Float32:
     """The features that depend on the item alone, float32 [items, by item]."""
     features = np.empty((len(read.items), read.layout.by_item), np.float32)
-    shares = np.maximum(read.items["log_counts"] - read.totals, kernels.FLOOR) - kernels.FLOOR
-    features[:, :-1] = shares
-    features[:, -1] = age.ages(read.items["first_ms"], now)
+    candidates.features_by_item(read.items["log_counts"], read.totals, read.items["first_ms"], now, features)
     return features
 
 

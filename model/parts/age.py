@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from model.batch import Float64, Int32
@@ -21,6 +23,6 @@ def count_in(items: Int32, times: Float64, first_ms: Float64) -> None:
     np.minimum.at(first_ms, items[fresh], times[fresh])
 
 
-def ages(first_ms: Float64, now: float) -> Float64:
-    """Log ages at `now` (ms), float64; 0 for what is not counted in yet."""
-    return np.asarray(np.log1p(np.maximum(now - first_ms, 0.0) / HOUR_MS))
+def feature(first_ms: float, now: float) -> float:
+    """ln(1 + hours) at `now` (ms); 0 for what is not counted in yet."""
+    return math.log1p(max(now - first_ms, 0.0) / HOUR_MS)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from model import candidates as candidates_module
 from model.learner import Learner
-from model.parts import neighbours, own_items, repeats, transitions
+from model.parts import age, neighbours, own_items, repeats, transitions
 from model.parts.history import Contexts
 from model.parts.transitions import Transitions
 from model.training import long_counter
@@ -23,7 +23,7 @@ FLOOR = -12.5
 def by_item(learner: Learner, item: int, now: float) -> list[float]:
     """The features that depend on the item alone: log shares counted from the floor, log age in hours."""
     shares = np.maximum(learner.items["log_counts"][item] - learner.state.totals, FLOOR) - FLOOR
-    return [*shares.tolist(), math.log1p(max(now - learner.items["first_ms"][item], 0.0) / 3_600_000)]
+    return [*shares.tolist(), age.feature(float(learner.items["first_ms"][item]), now)]
 
 
 def features(learner: Learner, asked: Contexts, b: int, item: int, near: tuple[dict[int, float], float]) -> list[float]:
