@@ -57,6 +57,12 @@ class Learner:
         types = self.state.types
         return {name: float(value) for name, value in zip(types.ids, types["priority"], strict=True) if name}
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """How much each feature counts in every context, as served; gates add to that, context by context."""
+        mixing = self.state.mixing
+        return dict(zip(mixing.layout.names(), mixing.served.tolist(), strict=False))
+
     def score(self, batch: Batch) -> Scores:
         """Rank a random sample of the batch's clicks on the state before the batch; no row is added for anyone.
 

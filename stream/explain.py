@@ -20,6 +20,7 @@ class Reasons:
 
     `score` in log-odds; `parts` add up to it; `clicks`: what each of the user's recent items brings of that, largest
     first. `position_priorities`: how much the last, last but one, ... click counts; `type_priorities`: by event type.
+    `weights`: by how much each feature counts in every context.
     """
 
     user: str
@@ -29,6 +30,7 @@ class Reasons:
     clicks: list[tuple[str, float]]
     position_priorities: list[float]
     type_priorities: dict[str, float]
+    weights: dict[str, float]
     source: str
 
 
@@ -59,7 +61,8 @@ def _explained(learner: Learner, user: str, item: str) -> Explanation:
 def _reasons(learner: Learner, user: str, item: str, found: Explanation, source: str) -> Reasons:
     positions = [round(float(value), 4) for value in learner.position_priorities]
     types = {name: round(value, 4) for name, value in learner.type_priorities.items()}
-    return Reasons(user, item, found.score, found.parts, found.clicks, positions, types, source)
+    weights = {name: round(value, 4) for name, value in learner.weights.items()}
+    return Reasons(user, item, found.score, found.parts, found.clicks, positions, types, weights, source)
 
 
 def show(reasons: Reasons, names: Mapping[str, str], *, as_json: bool) -> None:

@@ -79,8 +79,7 @@ def chunk_columns() -> dict[str, Column]:
 
 def features(own: OwnItems, user: int, item: int, time: float, popularity: float) -> list[float]:
     """The features of an item for a user at `time` (ms); zeros when the user never had it."""
-    owners, chunks = chains(own.heads[user : user + 1], own.links)
-    del owners
+    _, chunks = chains(own.heads[user : user + 1], own.links)
     row, place = np.nonzero(own.items[chunks] == item)
     if not len(row):
         return [0.0] * FEATURES

@@ -106,6 +106,16 @@ def test_natural_steps_find_the_optimum() -> None:
     np.testing.assert_allclose(mixing.served, mixing.values, atol=0.1)
 
 
+def test_every_weight_has_a_name() -> None:
+    """Names follow the layout: as many as weights, each its own, and the parts begin where the layout says."""
+    layout = Mixing(LearnerConfig()).layout
+    names = layout.names()
+
+    assert len(names) == len(set(names)) == 1 + layout.features
+    found = {names[1 + place] for place in (layout.age, layout.repeat, layout.follows, layout.own, layout.near)}
+    assert found == {"age", "repeat_0", "follows_0", "own", "near_lift"}
+
+
 def test_gates_learn_what_differs() -> None:
     """A weight that has another sign behind each of two gates is learned by the gates' rows, each its own."""
     config = LearnerConfig(sequence_length=2, half_lives_hours=(1.0,), baseline_half_life=0, gate_rate=0.1)

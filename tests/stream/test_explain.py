@@ -33,6 +33,7 @@ def test_parts_add_up_to_the_score_shown(grown: MemoryStore, capsys: pytest.Capt
     assert said["clicks"] == sorted(said["clicks"], key=lambda pair: -pair[1])
     assert len(said["position_priorities"]) == 10
     assert {"purchase", "cart", "view"} <= said["type_priorities"].keys()
+    assert {"embedding", "popularity_0", "repeat_9", "follows_2", "own", "near_lift"} <= said["weights"].keys()
 
 
 def test_people_get_tables(grown: MemoryStore, capsys: pytest.CaptureFixture[str]) -> None:
