@@ -108,10 +108,11 @@ class Learner:
         known_users, known_items = len(self.users), len(self.items)
         rows = resolve.grow(self.state, batch)
         times = steady_times(batch.times)
-        losses = self._train(rows, times, known_users, known_items, learning_rate_scale)
+        contexts = self._contexts(rows, times, len(self.items))
+        losses = self._train(rows, contexts.hiding(known_items), known_users, known_items, learning_rate_scale)
         loss = float(losses.mean()) if len(losses) else math.nan
         self._note_learned(rows, known_items, loss, len(losses))
-        self._count_in(rows, times)
+        self._count_in(rows, contexts)
         return Learned(len(batch), loss, len(self.users) - known_users, len(self.items) - known_items)
 
     def recommend(self, user_id: str, top_n: int) -> list[tuple[str, float]]:
@@ -180,9 +181,8 @@ class Learner:
         length = self.config.sequence_length
         return history.contexts(rows.users, rows.items, rows.types, times, stored, length, known_items)
 
-    def _train(self, rows: Rows, times: Float64, known_users: int, known_items: int, rate: float) -> Float64:
+    def _train(self, rows: Rows, contexts: Contexts, known_users: int, known_items: int, rate: float) -> Float64:
         """Train block after block, in order, on the clicks that have a context; their losses, float64 [trained]."""
-        contexts = self._contexts(rows, times, known_items)
         opened = open_gates(contexts, self.users["repeat_share"][:known_users])
         # Nothing has been finished before the first batch: there is nothing to tell its targets from.
         ready = np.flatnonzero(contexts.following & (known_items > 0))
@@ -222,12 +222,12 @@ class Learner:
         average = mean[0] / mean[1] if mean[0] > 0.0 else 1.0
         return np.asarray(priorities / np.float32(average), np.float32)
 
-    def _count_in(self, rows: Rows, times: Float64) -> None:
+    def _count_in(self, rows: Rows, contexts: Contexts) -> None:
         """The batch is finished: its clicks enter every part's memory of the stream."""
         if not len(rows):
             return
         state, items, users, config = self.state, self.items, self.users, self.config
-        before = self._contexts(rows, times, len(items)).items
+        before, times = contexts.items, contexts.times
         transitions.count_in(rows.items, before, times, transitions.Transitions.of(items))
         neighbours.make_room(state.sessions, len(rows), config.sessions)
         sessions = state.readable().neighbour_sessions()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +39,10 @@ class Contexts:
     def following(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Whether the user has clicked before, in a finished batch or in this one, bool [n]."""
         return (self.fresh > 0) | ~np.isnan(self.gaps)
+
+    def hiding(self, known_items: int) -> Contexts:
+        """The same, with holes in the place of items from `known_items` on."""
+        return replace(self, items=np.where(self.items < known_items, self.items, np.int32(-1)))
 
     def take(self, chosen: Int64) -> Contexts:
         """Those of some clicks."""
