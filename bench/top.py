@@ -14,7 +14,7 @@ from model import ranking
 from model.batch import Batch
 from model.config import LearnerConfig
 from model.learner import Learner
-from model.parts.history import Contexts, Histories, contexts
+from model.parts.history import Contexts
 
 TOP = 20
 MANY = 256
@@ -31,7 +31,7 @@ def top_n(items: int, calls: int) -> dict[str, Any]:
     the best rows; `batch_256_score`: the scores alone.
     """
     learner = _learner(items)
-    asked = _requests(learner, np.arange(MANY) % len(learner.users))
+    asked = ranking.requests(learner.state.readable(), np.arange(MANY, dtype=np.int32) % len(learner.users))
     many = median([_microseconds(lambda: _best(learner, asked)) for _ in range(max(calls // 10, 1))])
     alone = median([_microseconds(lambda: ranking.score(learner.state.readable(), asked)) for _ in range(3)])
     users = learner.users.ids
@@ -54,16 +54,6 @@ def _learner(items: int) -> Learner:
         times = np.arange(start, start + len(rows), dtype=np.int64) * SECOND_MS
         learner.learn(Batch.of([f"user-{row % USERS}" for row in rows], [f"item-{row}" for row in rows], times))
     return learner
-
-
-def _requests(learner: Learner, users: Any) -> Contexts:
-    """The contexts of requests by users' rows, all made right after the newest click."""
-    rows = users.astype(np.int32)
-    none = np.zeros(len(rows), np.int32)
-    times = np.full(len(rows), float(learner.state.now_ms[0]))
-    stored = Histories.of(learner.users)
-    # Each of another user, so that none stands in another's context.
-    return contexts(rows, none, none, times, stored, learner.config.sequence_length, len(learner.items))
 
 
 def _best(learner: Learner, asked: Contexts) -> Any:

@@ -60,8 +60,8 @@ class Learner:
     @property
     def weights(self) -> dict[str, float]:
         """How much each feature counts in every context, as served; gates add to that, context by context."""
-        mixing = self.state.mixing
-        return dict(zip(mixing.layout.names(), mixing.served.tolist(), strict=False))
+        names = self.state.mixing.layout.names()
+        return dict(zip(names, self.state.mixing.served[: len(names)].tolist(), strict=True))
 
     def score(self, batch: Batch) -> Scores:
         """Rank a random sample of the batch's clicks on the state before the batch; no row is added for anyone.

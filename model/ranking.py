@@ -18,9 +18,8 @@ from model.parts import gates, neighbours, transitions
 from model.parts.history import Contexts, Histories, contexts
 from model.parts.mixing import context_weights
 from model.parts.neighbours import Near
-from model.parts.popularity import log_shares
+from model.parts.popularity import log_shares, long_counter
 from model.state import Readable
-from model.training import long_counter
 
 SCORES_PER_CHUNK = 4_000_000
 """Scores are held for so many cells at a time (float32: 16 MB)."""
@@ -37,13 +36,13 @@ def popular_shares(read: Readable) -> Float32:
 @dataclass(frozen=True, slots=True)
 class Scored:
     """Contexts with all that their scores are made of: `scores` float32 [items, B], less the bias; `found`: the items
-    that have features of the context; `weights` float32 [B, 1 + F]; `h` float32 [B, d].
+    that have features of the context; `weights` float32 [B, 1 + F]; `by_item` float32 [items, by item].
     """
 
     scores: Float32
     found: Found
     weights: Float32
-    h: Float32
+    by_item: Float32
 
 
 def score(read: Readable, asked: Contexts) -> Scored:
@@ -65,10 +64,11 @@ def score(read: Readable, asked: Contexts) -> Scored:
     )
     # This way round BLAS packs the few contexts, not the whole catalogue: three times as fast for a handful.
     scores: Float32 = read.items["vector"] @ (h * weights[:, :1]).T
-    scores += by_item(read, now) @ weights[:, 1 : 1 + layout.by_item].T
+    features = by_item(read, now)
+    scores += features @ weights[:, 1 : 1 + layout.by_item].T
     found = walk(read, asked, now)
     candidates.add_features(found, weights, layout.by_item, scores)
-    return Scored(scores, found, weights, h)
+    return Scored(scores, found, weights, features)
 
 
 def by_item(read: Readable, now: float) -> Float32:
@@ -105,7 +105,9 @@ def walk(read: Readable, asked: Contexts, now: float) -> Found:
         read.own_items(),
         near,
         np.arange(count, dtype=np.int32),
-        Items(read.items["log_counts"], read.totals, read.items["first_ms"], long_counter(read.config)),
+        Items(
+            read.items["log_counts"], read.totals, read.items["first_ms"], long_counter(read.config.half_lives_hours)
+        ),
         np.full(len(read.items), -1, np.int32),
         np.empty(0, np.float32),
         found,
@@ -143,11 +145,10 @@ def recommend(read: Readable, user_id: str, top_n: int) -> list[tuple[str, float
     return [(read.items.ids[row], float(scores[row])) for row in best]
 
 
-def request(read: Readable, user: int) -> Contexts:
-    """The context of a request by a user's row, made right after the newest click."""
-    users = np.array([user], np.int32)
+def requests(read: Readable, users: Int32) -> Contexts:
+    """The contexts of requests by distinct users' rows, int32 [B], made right after the newest click."""
     times = np.maximum(read.now_ms, read.users["last_ms"][users])
-    none = np.zeros(1, np.int32)
+    none = np.zeros(len(users), np.int32)
     return contexts(users, none, none, times, Histories.of(read.users), read.config.sequence_length, len(read.items))
 
 
@@ -168,11 +169,11 @@ def explain_score(read: Readable, user_id: str, item_id: str) -> Explanation | N
     user, item = read.users.index.get(user_id), read.items.index.get(item_id)
     if user is None or item is None or read.users["clicks"][user, 0] < 0:
         return None
-    asked = request(read, user)
+    asked = requests(read, np.array([user], np.int32))
     scored, layout = score(read, asked), read.layout
     weights, out = scored.weights[0].astype(np.float64), read.items["vector"][item].astype(np.float64)
     features = np.zeros(layout.features)
-    features[: layout.by_item] = by_item(read, float(asked.times[0]))[item]
+    features[: layout.by_item] = scored.by_item[item]
     for place in np.flatnonzero(scored.found.items[0] == item):
         features[:] = scored.found.features[0, place]
     shares = weights[1:] * features
@@ -215,7 +216,7 @@ def _user_scores(read: Readable, user_id: str) -> Float32:
     row = read.users.index.get(user_id)
     if row is None or read.users["clicks"][row, 0] < 0:
         return popular_shares(read)
-    scores: Float32 = score(read, request(read, row)).scores[:, 0]
+    scores: Float32 = score(read, requests(read, np.array([row], np.int32))).scores[:, 0]
     scores += read.items["bias"]
     return scores
 

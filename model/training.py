@@ -11,18 +11,15 @@ import numpy as np
 from model import candidates, kernels
 from model.batch import Float32, Float64, Int32
 from model.candidates import DRAWN, Found, Items, Seen
-from model.config import LearnerConfig
 from model.losses import softmax_gradient
 from model.parts import embedding, neighbours
 from model.parts.history import Contexts
 from model.parts.mixing import context_weights
 from model.parts.neighbours import Near
+from model.parts.popularity import long_counter
 from model.parts.transitions import Transitions
 from model.sampling import DRAWS_PER_NEGATIVE, draw_negatives, mask_own
 from model.state import State
-
-LONG_COUNTER_HOURS = 168.0
-"""Products take the popularity at the half-life nearest to a week."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +155,12 @@ class Trainer:
             read.own_items(),
             block.near,
             block.near_rows,
-            Items(state.items["log_counts"], state.totals, state.items["first_ms"], long_counter(state.config)),
+            Items(
+                state.items["log_counts"],
+                state.totals,
+                state.items["first_ms"],
+                long_counter(state.config.half_lives_hours),
+            ),
             marks,
             self._correction,
             found,
@@ -272,12 +274,6 @@ class Trainer:
         types = state.types
         embedding.descend(types["priority"], types["priority_sum"], found.dpriorities, step, config)
         state.mixing.learn(found.dweights, block.opened, found.searched, config, rate)
-
-
-def long_counter(config: LearnerConfig) -> int:
-    """Which popularity counter multiplies into the products."""
-    hours = np.array(config.half_lives_hours)
-    return int(np.abs(np.log(hours / LONG_COUNTER_HOURS)).argmin())
 
 
 def _with_weights(h: Float32, weights: Float32, by_item: int) -> Float32:

@@ -45,6 +45,7 @@ Json = Annotated[bool, typer.Option("--json", help="JSON on standard output, for
 Store = Annotated[
     str | None, typer.Option("--store", help="`s3` or a local directory; else HEADRACE_STORE.", show_default=False)
 ]
+Names = Annotated[Path | None, typer.Option(help="Parquet, CSV or JSON with product_id and name.", show_default=False)]
 Lineage = Annotated[str | None, typer.Option(help="Which lineage; else the one that serves.", show_default=False)]
 
 
@@ -156,9 +157,7 @@ def recommend(
     url: Annotated[
         str | None, typer.Option(help="Ask this running service instead of the store.", show_default=False)
     ] = None,
-    names: Annotated[
-        Path | None, typer.Option(help="Parquet, CSV or JSON with product_id and name.", show_default=False)
-    ] = None,
+    names: Names = None,
     store: Store = None,
     lineage: Lineage = None,
     as_json: Json = False,
@@ -182,9 +181,7 @@ def explain(
     product: Annotated[
         str | None, typer.Argument(help="The product's id; else the one that ranks first.", show_default=False)
     ] = None,
-    names: Annotated[
-        Path | None, typer.Option(help="Parquet, CSV or JSON with product_id and name.", show_default=False)
-    ] = None,
+    names: Names = None,
     store: Store = None,
     lineage: Lineage = None,
     as_json: Json = False,

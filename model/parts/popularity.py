@@ -16,6 +16,8 @@ from model.kernels import FLOOR, NEVER, kernel
 from model.table import Column
 
 HOUR_MS = 3_600_000.0
+LONG_HOURS = 168.0
+"""Products take the popularity at the half-life nearest to a week."""
 
 
 def item_columns(counters: int) -> dict[str, Column]:
@@ -26,6 +28,11 @@ def item_columns(counters: int) -> dict[str, Column]:
 def growth_rates(half_lives_hours: tuple[float, ...]) -> Float64:
     """By how much the log weight of a click grows per millisecond, float64 [P]."""
     return np.array([math.log(2.0) / (hours * HOUR_MS) for hours in half_lives_hours])
+
+
+def long_counter(half_lives_hours: tuple[float, ...]) -> int:
+    """Which counter multiplies into the products."""
+    return int(np.abs(np.log(np.array(half_lives_hours) / LONG_HOURS)).argmin())
 
 
 def steady_times(times: Int64) -> Float64:

@@ -17,9 +17,9 @@ from model import ranking
 from model.batch import Float32
 from model.learner import Learner
 from model.parts import own_items, transitions
+from model.parts.popularity import long_counter
 from model.parts.transitions import Transitions
 from model.state import Readable
-from model.training import long_counter
 
 LAYOUT = 2
 _PROTOCOL = 4
@@ -75,7 +75,7 @@ def parts(read: Readable) -> dict[str, Any]:
     layout, width = read.layout, 1 + read.layout.features
     weights, now = read.mixing[:width].astype(np.float32), float(read.now_ms[0])
     by_item = ranking.by_item(read, now)
-    long = by_item[:, long_counter(read.config)]
+    long = by_item[:, long_counter(read.config.half_lives_hours)]
     follows = weights[1 + layout.follows : 1 + layout.own]
     repeat = weights[1 + layout.repeat : 1 + layout.follows]
     return {

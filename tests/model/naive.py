@@ -13,8 +13,8 @@ from model import candidates as candidates_module
 from model.learner import Learner
 from model.parts import age, neighbours, own_items, repeats, transitions
 from model.parts.history import Contexts
+from model.parts.popularity import long_counter
 from model.parts.transitions import Transitions
-from model.training import long_counter
 
 Array = npt.NDArray[Any]
 FLOOR = -12.5
@@ -30,7 +30,7 @@ def features(learner: Learner, asked: Contexts, b: int, item: int, near: tuple[d
     """All features of one candidate, each by its part's own formula. `near`: shares by item, and the mass."""
     now, time, layout = float(asked.times[0]), float(asked.times[b]), learner.state.mixing.layout
     common = by_item(learner, item, now)
-    popularity, log_age = common[long_counter(learner.config)], common[layout.age]
+    popularity, log_age = common[long_counter(learner.config.half_lives_hours)], common[layout.age]
     clicked = asked.items[b].tolist()
     known = [before for before in clicked if before >= 0][: transitions.LAGS]
     rows, width = Transitions.of(learner.items), learner.config.transitions
@@ -39,8 +39,8 @@ def features(learner: Learner, asked: Contexts, b: int, item: int, near: tuple[d
         for lag, before in enumerate(known)
     ]
     follows += [0.0] * (transitions.LAGS - len(known))
-    log_share = float(learner.items["log_counts"][item, long_counter(learner.config)])
-    log_share -= float(learner.state.totals[long_counter(learner.config)])
+    log_share = float(learner.items["log_counts"][item, long_counter(learner.config.half_lives_hours)])
+    log_share -= float(learner.state.totals[long_counter(learner.config.half_lives_hours)])
     return [
         *common,
         *repeats.features(clicked, int(asked.fresh[b]), item, popularity, log_age),

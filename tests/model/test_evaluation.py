@@ -50,7 +50,9 @@ def test_model_ranks_are_those_of_its_scores() -> None:
     whole = dict(learner.recommend(user, 1000))
 
     for target, name in enumerate(learner.items.ids):
-        ranks, popular = ranking.target_ranks(read, ranking.request(read, 2), np.array([target], np.int32))
+        ranks, popular = ranking.target_ranks(
+            read, ranking.requests(read, np.array([2], np.int32)), np.array([target], np.int32)
+        )
 
         assert ranks[0] == naive.rank([whole[item] for item in learner.items.ids], target), name
         assert popular[0] >= 1
@@ -62,7 +64,7 @@ def test_unseen_targets_are_misses() -> None:
     run(learner, random_batches(2, 50))
     read, unseen = learner.state.readable(), np.array([len(learner.items)], np.int32)
 
-    ranks, popular = ranking.target_ranks(read, ranking.request(read, 0), unseen)
+    ranks, popular = ranking.target_ranks(read, ranking.requests(read, np.array([0], np.int32)), unseen)
 
     assert (ranks.tolist(), popular.tolist()) == ([math.inf], [math.inf])
 
