@@ -63,11 +63,11 @@ def loaded() -> int:
 
 
 @summing
-def _dot(left: Float32, a: int, right: Float32, b: int, size: int) -> np.float32:
-    """left[a, :size] . right[b, :size]."""
+def _dot(left: Float32, a: int, right: Float32, b: int, size: int, skipped: int = 0) -> np.float32:
+    """left[a, skipped : skipped + size] . right[b, :size]."""
     total = np.float32(0.0)
     for j in range(size):
-        total += left[a, j] * right[b, j]
+        total += left[a, skipped + j] * right[b, j]
     return total
 
 
@@ -143,7 +143,8 @@ def own_logits(
 ) -> None:
     """Write logits [B, C] of the own candidates, -inf where there is none.
 
-    logit = hx[:d] . vector + weights . features + bias - correction, with `features` [B, C, F], `weights` [B, F].
+    logit = hx[:d] . vector + weights[1:] . features + bias - correction, with `features` [B, C, F], `weights`
+    [B, 1 + F].
     """
     for b in range(own.shape[0]):
         cells = features[b]
@@ -154,7 +155,7 @@ def own_logits(
                 break
             logits[b, c] = (
                 _dot(hx, b, vectors, item, vectors.shape[1])
-                + _dot(weights, b, cells, c, weights.shape[1])
+                + _dot(weights, b, cells, c, cells.shape[1], 1)
                 + (biases[item] - correction[b, c])
             )
 

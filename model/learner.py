@@ -191,21 +191,19 @@ class Learner:
             self._draw_searches(len(rows)), history.predecessors(rows.users), self.config.search_reach
         )
         near = self.trainer.search(contexts.take(wanted))
-        losses = [np.empty(0)]
-        for start in range(0, len(ready), self.config.block):
-            chosen = ready[start : start + self.config.block]
-            block = Block(
-                contexts.take(chosen),
-                opened[chosen],
-                rows.items[chosen],
-                weights[chosen],
-                near,
-                near_rows[chosen],
-                known_items,
-                known_users,
-            )
-            losses.append(self.trainer.train(block, rate))
-        return np.concatenate(losses)
+        whole = Block(
+            contexts.take(ready),
+            opened[ready],
+            rows.items[ready],
+            weights[ready],
+            near,
+            near_rows[ready],
+            known_items,
+            known_users,
+        )
+        size = self.config.block
+        losses = [self.trainer.train(whole.part(start, start + size), rate) for start in range(0, len(ready), size)]
+        return np.concatenate([np.empty(0), *losses])
 
     def _draw_searches(self, clicks: int) -> UInt8:
         """For which of a batch's clicks neighbours are searched, uint8 [n]."""

@@ -89,6 +89,7 @@ def walk(read: Readable, asked: Contexts, now: float) -> Found:
         read.neighbour_sessions(),
         np.zeros(config.sessions, np.float32),
         np.zeros(len(read.items), np.float32),
+        neighbours.SIMILAR,
         near,
     )
     room = candidates.room_for_all(config.sequence_length, config.own_items, config.transitions, neighbours.FOUND)

@@ -8,10 +8,12 @@ c^.75 over the ring's items. Negatives are distinct; after D draws item j is amo
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from model.batch import Float32, Float64, Int32, Int64
-from model.kernels import kernel
+from model.kernels import inlined, kernel
 
 THINNING = 0.75
 SHARES = (0.64, 0.30, 0.06)
@@ -23,6 +25,12 @@ def shares(long_filled: int, short_filled: int) -> Float64:
     """Mixture shares (long, short, uniform), float64 [3]: an empty ring's share goes to the others in proportion."""
     mixture = np.array(SHARES) * (long_filled > 0, short_filled > 0, True)
     return np.asarray(mixture / mixture.sum(), np.float64)
+
+
+@inlined
+def _thinned(count: int) -> float:
+    """count^.75, by square roots: a power takes five times as long."""
+    return math.sqrt(count * math.sqrt(count))
 
 
 @kernel
@@ -49,10 +57,10 @@ def draw_negatives(
         u, accept = uniforms[2 * attempt], uniforms[2 * attempt + 1]
         if u < mixture[0]:
             row = long_ring[min(int(u / mixture[0] * long_ring.shape[0]), long_ring.shape[0] - 1)]
-            thin = long_counts[row] ** (THINNING - 1.0)
+            thin = 1.0 / math.sqrt(math.sqrt(long_counts[row]))
         elif u < mixture[0] + mixture[1]:
             row = short_ring[min(int((u - mixture[0]) / mixture[1] * short_ring.shape[0]), short_ring.shape[0] - 1)]
-            thin = short_counts[row] ** (THINNING - 1.0)
+            thin = 1.0 / math.sqrt(math.sqrt(short_counts[row]))
         else:
             row = min(int((u - mixture[0] - mixture[1]) / mixture[2] * items), items - 1)
             thin = 1.0
@@ -68,9 +76,9 @@ def draw_negatives(
         row = rows[m]
         q = mixture[2] / items
         if mixture[0] > 0.0:
-            q += mixture[0] * long_counts[row] ** THINNING / norms[0]
+            q += mixture[0] * _thinned(long_counts[row]) / norms[0]
         if mixture[1] > 0.0:
-            q += mixture[1] * short_counts[row] ** THINNING / norms[1]
+            q += mixture[1] * _thinned(short_counts[row]) / norms[1]
         correction[m] = np.log(-np.expm1(-q * draws))
     return found
 
@@ -84,10 +92,10 @@ def push_targets(rows: Int32, ring: Int32, pushed: Int64, which: int, counts: In
         if pushed[which] >= size:
             old = ring[place]
             counts[old] -= 1
-            norms[which] += counts[old] ** THINNING - (counts[old] + 1) ** THINNING
+            norms[which] += _thinned(counts[old]) - _thinned(counts[old] + 1)
         ring[place] = row
         counts[row] += 1
-        norms[which] += counts[row] ** THINNING - (counts[row] - 1) ** THINNING
+        norms[which] += _thinned(counts[row]) - _thinned(counts[row] - 1)
         pushed[which] += 1
 
 

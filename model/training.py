@@ -42,6 +42,20 @@ class Block:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def part(self, start: int, stop: int) -> Block:
+        """The clicks from `start` to `stop`, as views."""
+        cut = slice(start, stop)
+        return Block(
+            self.contexts.part(cut),
+            self.opened[cut],
+            self.targets[cut],
+            self.weights[cut],
+            self.near,
+            self.near_rows[cut],
+            self.known_items,
+            self.known_users,
+        )
+
 
 @dataclass(slots=True)
 class Gradients:
@@ -123,7 +137,7 @@ class Trainer:
             found.items,
             found.correction,
             found.features,
-            np.ascontiguousarray(weights[:, 1:]),
+            weights,
             hx,
             items["vector"],
             items["bias"],
@@ -178,6 +192,7 @@ class Trainer:
             self._state.readable().neighbour_sessions(),
             self._similarity,
             self._state.items["near"],
+            neighbours.SIMILAR_TRAINED,
             near,
         )
         return near
@@ -270,9 +285,9 @@ class Trainer:
     def _move_weights(self, block: Block, found: Gradients, rate: float) -> None:
         state, config = self._state, self._state.config
         step = rate * config.priority_rate
-        embedding.descend(state.positions, state.position_sums, found.dpositions, step, config)
-        types = state.types
-        embedding.descend(types["priority"], types["priority_sum"], found.dpriorities, step, config)
+        start, decay, types = config.accumulator_start, config.accumulator_decay, state.types
+        embedding.descend(state.positions, state.position_sums, found.dpositions, step, start, decay)
+        embedding.descend(types["priority"], types["priority_sum"], found.dpriorities, step, start, decay)
         state.mixing.learn(found.dweights, block.opened, found.searched, config, rate)
 
 

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from model.batch import Float32, Float64
 from model.config import LearnerConfig
+from model.kernels import kernel
 from model.table import Column
 
 SPREAD = 0.1
@@ -64,8 +65,10 @@ def first_priority(event_type: str, config: LearnerConfig) -> float:
     return configured.get(event_type.casefold(), config.default_type_priority)
 
 
-def descend(values: Float32, sums: Float32, gradient: Float64, rate: float, config: LearnerConfig) -> None:
+@kernel
+def descend(values: Float32, sums: Float32, gradient: Float64, rate: float, start: float, decay: float) -> None:
     """AdaGrad, element by element and in place, for the few priorities; `gradient` float64 [n] is a block's sum."""
-    sums *= config.accumulator_decay
-    sums += gradient**2
-    values -= (rate * gradient / np.sqrt(config.accumulator_start + sums)).astype(np.float32)
+    for place in range(values.shape[0]):
+        slope = gradient[place]
+        sums[place] = decay * sums[place] + slope * slope
+        values[place] -= rate * slope / np.sqrt(start + sums[place])

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.batch import Float32, Float64, Int32
+from model.batch import Float32, Float64, Int32, Int64
 from model.kernels import kernel
 from model.parts.history import Contexts
 
 MINUTE_MS = 60_000.0
 _GAPS = np.array([0.0, 1.0, 30.0, 1440.0, 10080.0]) * MINUTE_MS
-_FRESH = np.array([1, 3, 6])
-_LENGTHS = np.array([0, 1, 3, 9])
+_FRESH = np.array([1.0, 3.0, 6.0])
+_LENGTHS = np.array([0.0, 1.0, 3.0, 9.0])
 _SHARES = np.array([0.0, 0.02, 0.1, 0.3, 0.5])
-_RUNS = np.array([0, 1, 2, 3])
+_RUNS = np.array([0.0, 1.0, 2.0, 3.0])
 _TYPES = 8
 """Event types with a row of their own here, by the order in which they came; later ones share the last."""
 _SIZES = (len(_GAPS) + 2 + len(_FRESH) + 1, len(_LENGTHS) + 1, len(_SHARES) + 1, len(_RUNS) + 1, _TYPES)
@@ -33,35 +33,54 @@ def open_gates(contexts: Contexts, repeat_shares: Float32) -> Int32:
 
     `repeat_shares` float32 [users] are the stored ones; users without a row have none.
     """
-    count = len(contexts)
-    known = contexts.users < len(repeat_shares)
-    shares = np.zeros(count, np.float32)
-    shares[known] = repeat_shares[contexts.users[known]]
-    gates = np.empty((count, GATES), np.int32)
-    gates[:, 0] = _since(contexts.gaps, contexts.fresh)
-    gates[:, 1] = np.searchsorted(_LENGTHS, (contexts.items >= 0).sum(axis=1))
-    gates[:, 2] = np.searchsorted(_SHARES, shares)
-    gates[:, 3] = np.searchsorted(_RUNS, _runs(contexts.items))
-    gates[:, 4] = np.minimum(contexts.kinds[:, 0], _TYPES - 1)
-    return np.asarray(gates + _STARTS, np.int32)
-
-
-def _since(gaps: Float64, fresh: Int32) -> Int32:
-    """0 to 5: time since the last click; 6: never clicked; 7 to 10: so many clicks in the same batch."""
-    since = np.where(np.isnan(gaps), len(_GAPS) + 1, np.searchsorted(_GAPS, np.nan_to_num(gaps)))
-    return np.where(fresh > 0, len(_GAPS) + 2 + np.searchsorted(_FRESH, fresh), since).astype(np.int32)
-
-
-def _runs(items: Int32) -> Int32:
-    """How often the last item stands at the front of its context, int32 [n]."""
-    same = (items == items[:, :1]) & (items >= 0)
-    return np.asarray(np.logical_and.accumulate(same, axis=1).sum(axis=1), np.int32)
+    gates = np.empty((len(contexts), GATES), np.int32)
+    _open(contexts.users, contexts.items, contexts.kinds, contexts.fresh, contexts.gaps, repeat_shares, gates)
+    return gates
 
 
 @kernel
-def add_rows(gates: Int32, rows: Float32, weights: Float32) -> None:
-    """weights[b] += the rows of its open gates; weights float32 [B, W], rows float32 [VALUES, W]."""
+def _open(
+    users: Int32, items: Int32, kinds: Int32, fresh: Int32, gaps: Float64, repeat_shares: Float32, gates: Int32
+) -> None:
     for b in range(gates.shape[0]):
+        # 0 to 5: time since the last click; 6: never clicked; 7 to 10: so many clicks in the same batch.
+        if fresh[b] > 0:
+            gates[b, 0] = len(_GAPS) + 2 + _step(_FRESH, fresh[b])
+        else:
+            gates[b, 0] = len(_GAPS) + 1 if np.isnan(gaps[b]) else _step(_GAPS, gaps[b])
+        held, run = 0, 0
+        for k in range(items.shape[1]):
+            held += int(items[b, k] >= 0)
+            run += int(run == k and items[b, k] >= 0 and items[b, k] == items[b, 0])
+        gates[b, 1] = _STARTS[1] + _step(_LENGTHS, held)
+        share = repeat_shares[users[b]] if users[b] < repeat_shares.shape[0] else np.float32(0.0)
+        gates[b, 2] = _STARTS[2] + _step(_SHARES, share)
+        gates[b, 3] = _STARTS[3] + _step(_RUNS, run)
+        gates[b, 4] = _STARTS[4] + min(kinds[b, 0], _TYPES - 1)
+
+
+@kernel
+def _step(edges: Float64, value: float) -> int:
+    """How many of the ascending edges lie below a value."""
+    count = 0
+    while count < edges.shape[0] and edges[count] < value:
+        count += 1
+    return count
+
+
+@kernel
+def sum_rows(
+    gates: Int32, rows: Float32, base: Float32, added: Float32, places: Int64, searched: Float32, weights: Float32
+) -> None:
+    """weights[b] = base + searched[b] * added (at `places`) + the rows of its open gates.
+
+    `weights` float32 [B, W], `rows` float32 [VALUES, W], `base` float32 [W], `added` float32 [places].
+    """
+    for b in range(gates.shape[0]):
+        weights[b, :] = base
+        if searched[b] > 0.0:
+            for a in range(places.shape[0]):
+                weights[b, places[a]] += searched[b] * added[a]
         for g in range(gates.shape[1]):
             row = gates[b, g]
             for f in range(rows.shape[1]):

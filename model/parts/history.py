@@ -48,6 +48,10 @@ class Contexts:
         """Those of some clicks."""
         return Contexts(*(getattr(self, name)[chosen] for name in self.__slots__))
 
+    def part(self, cut: slice) -> Contexts:
+        """Those of the clicks in a row, as views."""
+        return Contexts(*(getattr(self, name)[cut] for name in self.__slots__))
+
 
 class Histories(NamedTuple):
     """The stored histories, one row per user: `clicks`, `kinds` int32 [users, K], `pauses` uint8 [users, K],

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.batch import Float32, Float64, Int32
+from model.batch import Float32, Float64, Int32, Int64
 from model.config import LearnerConfig
+from model.kernels import kernel
 from model.parts import gates, neighbours, own_items, transitions
 
 FIRST_SCALE = 0.3
@@ -26,6 +27,8 @@ that has learned nothing yet ranks by it."""
 AVERAGING = 0.9
 """What is served keeps so much of itself at each step; less in the beginning, when there is little to average."""
 GATE_AVERAGING = 0.97
+FIRST_STEP = 50.0
+"""Clicks before the first step of the global weights; before each further one so many more, up to the setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +77,10 @@ class Layout:
         return self.near + neighbours.FEATURES
 
     @property
-    def searched(self) -> npt.NDArray[np.intp]:
+    def searched(self) -> Int64:
         """Places in a context's weights that have a second global weight where a neighbour search was made."""
         changed = [*range(self.by_item), *range(self.follows, self.own)]
-        return np.array(changed, np.intp) + 1
+        return np.array(changed, np.int64) + 1
 
     def names(self) -> list[str]:
         """Names of a context's weights, in order."""
@@ -114,16 +117,16 @@ class Mixing:
         self.gates = np.zeros((gates.VALUES, width), np.float32)
         self.gate_sums = np.zeros((gates.VALUES, width), np.float32)
         self.gates_served = np.zeros((gates.VALUES, width), np.float32)
+        self._places = self.layout.searched
 
     def learn(self, found: Float32, opened: Int32, searched: Float32, config: LearnerConfig, rate: float) -> None:
         """Take in the gradients [B, 1 + features] of a block; global rows step when enough clicks have gathered."""
-        both = np.concatenate((found, found[:, self.layout.searched] * searched[:, None]), axis=1)
-        self.fisher *= config.fisher_decay
-        self.fisher += both.T @ both
-        self.gradient += both.sum(axis=0, dtype=np.float64)
-        self.pending += len(both)
+        rows = np.empty((len(found), len(self.values) + 1), np.float32)
+        _side_by_side(found, self._places, searched, rows)
+        _gather(rows.T @ rows, config.fisher_decay, self.fisher, self.gradient)
+        self.pending += len(rows)
         gates.descend(opened, found, self.gates, self.gate_sums, rate * config.gate_rate, config.gate_start)
-        if self.pending[0] >= config.weight_step_clicks:
+        if self.pending[0] >= min(config.weight_step_clicks, FIRST_STEP * (1.0 + self.steps[0])):
             self._step(config.ridge, rate)
 
     def _step(self, ridge: float, rate: float) -> None:
@@ -146,8 +149,28 @@ def context_weights(layout: Layout, values: Float64, rows: Float32, opened: Int3
     """The weights of each context, float32 [B, 1 + features]: `values` as in `Mixing`, `rows` of all gate values,
     `opened` int32 [B, GATES], `searched` float32 [B], 1 where there was a search.
     """
-    width = 1 + layout.features
-    weights: Float32 = np.repeat(values[None, :width].astype(np.float32), len(opened), axis=0)
-    gates.add_rows(opened, rows, weights)
-    weights[:, layout.searched] += searched[:, None] * values[width:].astype(np.float32)
+    width, single = 1 + layout.features, values.astype(np.float32)
+    weights = np.empty((len(opened), width), np.float32)
+    gates.sum_rows(opened, rows, single[:width], single[width:], layout.searched, searched, weights)
     return weights
+
+
+@kernel
+def _side_by_side(found: Float32, places: Int64, searched: Float32, rows: Float32) -> None:
+    """rows[b] = [found[b] | searched[b] * found[b] at `places` | 1]: of rows' rows, the last adds up gradients."""
+    width = found.shape[1]
+    for b in range(found.shape[0]):
+        rows[b, :width] = found[b]
+        for a in range(places.shape[0]):
+            rows[b, width + a] = searched[b] * found[b, places[a]]
+        rows[b, width + places.shape[0]] = 1.0
+
+
+@kernel
+def _gather(products: Float32, decay: float, fisher: Float64, gradient: Float64) -> None:
+    """fisher = decay * fisher + products, gradient += the last row of products [W + 1, W + 1]."""
+    size = gradient.shape[0]
+    for i in range(size):
+        for j in range(size):
+            fisher[i, j] = decay * fisher[i, j] + products[i, j]
+        gradient[i] += products[size, i]

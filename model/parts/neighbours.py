@@ -23,7 +23,9 @@ FEATURES = 3
 FOUND = 60
 """Items that a search answers, strongest first."""
 SIMILAR = 200
-"""Sessions that a search looks into, or as many more as share the last step of similarity."""
+"""Sessions that a search looks into at serving, or as many more as share the last step of similarity;"""
+SIMILAR_TRAINED = 80
+"""in training fewer do: most of a search's time goes into them, and the weights come out the same."""
 STEPS = 256
 POSITION_DECAY = 0.97
 STALE = 0.3
@@ -176,10 +178,11 @@ def search(
     sessions: Sessions,
     similarity: Float32,
     weight: Float32,
+    similar: int,
     near: Near,
 ) -> None:
-    """Fill `near` for the contexts clicked int32 [B, K]; `similarity` float32 [ring] and `weight`
-    float32 [items] are scratch, zero on entry and exit.
+    """Fill `near` for the contexts clicked int32 [B, K] from the `similar` most similar sessions of each; `similarity`
+    float32 [ring] and `weight` float32 [items] are scratch, zero on entry and exit.
     """
     width = sessions.recent.shape[1]
     slots = np.empty(clicked.shape[1] * width + 1, np.int32)
@@ -189,7 +192,7 @@ def search(
         near.items[b, :] = -1
         own = sessions.of_user[users[b]] if users[b] < sessions.of_user.shape[0] else -1
         n_slots = _gather(clicked, stale, b, own, sessions, similarity, slots)
-        n_chosen = _strongest(slots, n_slots, similarity, chosen)
+        n_chosen = _strongest(slots, n_slots, similarity, similar, chosen)
         total, n_found = np.float32(0.0), 0
         for place in range(n_chosen):
             slot = chosen[place]
@@ -212,7 +215,8 @@ def sources(drawn: UInt8, previous: Int32, reach: int) -> tuple[Int64, Int32]:
     """Which clicks of a batch to search for, int64, and for each click the search that it reads, int32 [n], or -1.
 
     A click that was not drawn (`drawn` uint8 [n]) reads the last search for its user in the same batch, up to `reach`
-    clicks on: what neighbours clicked is hardly changed by a few more clicks.
+    clicks on: what neighbours clicked is hardly changed by a few more clicks. By one more it is changed so little that
+    the click right after a search reads that in any case.
     """
     rows, steps = np.empty(len(drawn), np.int32), np.empty(len(drawn), np.int32)
     _reach(drawn, previous, reach, rows, steps)
@@ -225,11 +229,11 @@ def _reach(drawn: UInt8, previous: Int32, reach: int, rows: Int32, steps: Int32)
     for i in range(drawn.shape[0]):
         before = previous[i]
         age = steps[before] + 1 if before >= 0 and rows[before] >= 0 else reach + 1
-        if drawn[i]:
+        if age <= (min(reach, 1) if drawn[i] else reach):
+            rows[i], steps[i] = rows[before], age
+        elif drawn[i]:
             rows[i], steps[i] = count, 0
             count += 1
-        elif age <= reach:
-            rows[i], steps[i] = rows[before], age
         else:
             rows[i], steps[i] = -1, 0
 
@@ -262,9 +266,9 @@ def _gather(
 
 
 @kernel
-def _strongest(slots: Int32, n_slots: int, similarity: Float32, chosen: Int32) -> int:
-    """Choose the sessions of the highest steps of similarity, until there are SIMILAR; in the order they were met."""
-    if n_slots <= SIMILAR:
+def _strongest(slots: Int32, n_slots: int, similarity: Float32, similar: int, chosen: Int32) -> int:
+    """Choose the sessions of the highest steps of similarity, until there are `similar`; in the order they were met."""
+    if n_slots <= similar:
         chosen[:n_slots] = slots[:n_slots]
         return n_slots
     top = np.float32(0.0)
@@ -275,7 +279,7 @@ def _strongest(slots: Int32, n_slots: int, similarity: Float32, chosen: Int32) -
     for place in range(n_slots):
         counts[int(similarity[slots[place]] * unit)] += 1
     step, enough = STEPS - 1, counts[STEPS - 1]
-    while enough < SIMILAR:
+    while enough < similar:
         step -= 1
         enough += counts[step]
     n_chosen = 0

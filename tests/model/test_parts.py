@@ -16,7 +16,7 @@ from model.losses import softmax_gradient
 from model.parts import embedding, gates, history, neighbours, own_items, popularity, transitions
 from model.parts.history import Contexts, Histories
 from model.parts.mixing import Mixing, context_weights
-from model.parts.neighbours import Near, Sessions
+from model.parts.neighbours import SIMILAR, Near, Sessions
 from model.parts.own_items import OwnItems
 from model.parts.transitions import Transitions
 from model.table import Columns, Table
@@ -283,6 +283,7 @@ def test_neighbours_are_session_knn() -> None:
         Sessions.of(kept, users, items, begun, ring),
         np.zeros(ring, np.float32),
         np.zeros(25, np.float32),
+        SIMILAR,
         near,
     )
 
@@ -319,6 +320,7 @@ def test_neighbours_of_popular_items_are_the_most_similar() -> None:
         Sessions.of(kept, users, items, begun, ring),
         np.zeros(ring, np.float32),
         np.zeros(4, np.float32),
+        SIMILAR,
         near,
     )
 
