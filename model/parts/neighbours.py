@@ -21,7 +21,9 @@ from model.table import Column, Columns, Table
 MEMBERS = 24
 FEATURES = 3
 FOUND = 60
-"""Items that a search answers, strongest first."""
+"""Items that a search answers,"""
+LEADING = 5
+"""the first of them strongest first."""
 SIMILAR = 200
 """Sessions that a search looks into at serving, or as many more as share the last step of similarity;"""
 SIMILAR_TRAINED = 80
@@ -66,8 +68,8 @@ class Sessions(NamedTuple):
 
 
 class Near(NamedTuple):
-    """What searches found: `items` int32 [B, FOUND] strongest first, -1 where none; `shares` float32 [B, FOUND] their
-    p; `mass` float32 [B] = ln(1 + similarity in all).
+    """What searches found: `items` int32 [B, FOUND], the LEADING first ones strongest first, -1 where none; `shares`
+    float32 [B, FOUND] their p; `mass` float32 [B] = ln(1 + similarity in all).
     """
 
     @classmethod
@@ -187,6 +189,7 @@ def search(
     width = sessions.recent.shape[1]
     slots = np.empty(clicked.shape[1] * width + 1, np.int32)
     found = np.empty(clicked.shape[1] * width * MEMBERS + 1, np.int32)
+    weights, places = np.empty(len(found), np.float32), np.empty(len(found), np.int32)
     chosen = np.empty(clicked.shape[1] * width + 1, np.int32)
     for b in range(clicked.shape[0]):
         near.items[b, :] = -1
@@ -204,9 +207,10 @@ def search(
                 n_found += int(weight[item] == 0.0)
                 weight[item] += gain
         near.mass[b] = np.log1p(total)
-        _keep(found, n_found, weight, total, near, b)
         for place in range(n_found):
+            weights[place] = weight[found[place]]
             weight[found[place]] = np.float32(0.0)
+        _keep(found[:n_found], weights[:n_found], total, places, near.items[b], near.shares[b])
         for place in range(n_slots):
             similarity[slots[place]] = np.float32(0.0)
 
@@ -290,23 +294,53 @@ def _strongest(slots: Int32, n_slots: int, similarity: Float32, similar: int, ch
 
 
 @kernel
-def _keep(found: Int32, n_found: int, weight: Float32, total: np.float32, near: Near, b: int) -> None:
-    """Insert the heaviest items into near.items[b], heaviest first, with their shares of `total`."""
-    items, shares = near.items, near.shares
-    size, width, least = 0, items.shape[1], np.float32(-1.0)
-    for place in range(n_found):
-        value = weight[found[place]]
-        if value <= least:
-            continue
-        spot = min(size, width - 1)
-        while spot > 0 and shares[b, spot - 1] < value:
-            shares[b, spot] = shares[b, spot - 1]
-            items[b, spot] = items[b, spot - 1]
-            spot -= 1
-        shares[b, spot] = value
-        items[b, spot] = found[place]
-        size = min(size + 1, width)
-        if size == width:
-            least = shares[b, width - 1]
-    for place in range(size):
-        shares[b, place] /= total
+def _keep(found: Int32, weights: Float32, total: np.float32, places: Int32, items: Int32, shares: Float32) -> None:
+    """Keep the heaviest of what was found, of equally heavy ones the first met, with their shares of `total`: the
+    LEADING heaviest first, in falling order. `items`, `shares` [FOUND]; `places` is scratch.
+    """
+    patterns, width = weights.view(np.int32), items.shape[0]
+    bound, size = _bound(patterns, width), 0
+    for place in range(patterns.shape[0]):
+        places[size] = place
+        size += int(patterns[place] > bound)
+    for place in range(patterns.shape[0] if size < width else 0):
+        if patterns[place] == bound:
+            places[size] = place
+            size += 1
+            if size == width:
+                break
+    for rank in range(min(LEADING, size)):
+        best = rank
+        for spot in range(rank + 1, size):
+            best = spot if weights[places[spot]] > weights[places[best]] else best
+        heaviest = places[best]
+        for spot in range(best, rank, -1):
+            places[spot] = places[spot - 1]
+        places[rank] = heaviest
+    for spot in range(size):
+        items[spot], shares[spot] = found[places[spot]], weights[places[spot]] / total
+
+
+@kernel
+def _bound(patterns: Int32, width: int) -> np.int32:
+    """At most `width` lie above the bound, and at least so many with those equal to it; 0 where there are not so many.
+
+    `patterns` are positive floats read as int32, which keeps their order. Halving the range takes a dozen passes, but
+    passes without a branch: that is faster than sorting.
+    """
+    low, high, one = np.int32(0), np.int32(0), np.int32(1)
+    for place in range(patterns.shape[0]):
+        high = max(high, patterns[place])
+    if patterns.shape[0] <= width:
+        return low
+    while low < high:
+        middle, count = np.int32(low + (high - low + one) // np.int32(2)), np.int32(0)
+        for place in range(patterns.shape[0]):
+            count = np.int32(count + np.int32(patterns[place] >= middle))
+        if count == width:
+            return np.int32(middle - one)
+        if count > width:
+            low = middle
+        else:
+            high = np.int32(middle - one)
+    return low

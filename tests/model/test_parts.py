@@ -295,7 +295,8 @@ def test_neighbours_are_session_knn() -> None:
     assert len(kept) == len(sessions) == begun[0]
     assert found == pytest.approx(shares, rel=1e-4)
     assert near.mass[0] == pytest.approx(mass, rel=1e-4)
-    assert (np.diff(near.shares[0][: len(found)]) <= 0).all()
+    assert (np.diff(near.shares[0][: neighbours.LEADING]) <= 0).all()
+    assert near.shares[0][neighbours.LEADING - 1] == near.shares[0][neighbours.LEADING - 1 : len(found)].max()
 
 
 def test_neighbours_of_popular_items_are_the_most_similar() -> None:
