@@ -33,7 +33,6 @@ STEPS: tuple[tuple[str, Any, str], ...] = (
     ("extend", Trainer, "_extend"),
     ("walk", Trainer, "_walk"),
     ("own logits", kernels, "own_logits"),
-    ("mask", training, "mask_own"),
     ("softmax", training, "softmax_gradient"),
     ("own backward", kernels, "own_backward"),
     ("priority gradients", Trainer, "_priority_gradients"),

@@ -28,7 +28,7 @@ LATER_WIDTH = 15
 """Transitions of the last item but one, and but two, are read so far down."""
 FADE_MS = math.log(2.0) / 604_800_000.0
 ROOM = 16
-"""Places beside the certain ones for shared negatives that turn out to have features."""
+"""Places beside the certain ones for shared negatives that turn out to have features; further ones go without."""
 
 
 class Seen(NamedTuple):
@@ -54,12 +54,26 @@ class Items(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What the walk writes. `items` int32 [B, C], -1 past the last one; `correction` float32 [B, C]: log of a
-    candidate's chance to be drawn, 0 for certain ones; `features` float32 [B, C, F].
+    """What the walk writes. `items` int32 [B, C], -1 past the last one; `columns` int32 [B, C]: which shared negative
+    that is, -1 for a candidate of the click's own; `features` float32 [B, C, F], of a shared negative those of the
+    context alone.
     """
 
+    @classmethod
+    def empty(cls, count: int, room: int, features: int) -> Found:
+        """Room for so many items of each of `count` contexts."""
+        return cls(
+            np.empty((count, room), np.int32),
+            np.empty((count, room), np.int32),
+            np.empty((count, room, features), np.float32),
+        )
+
+    def part(self, count: int) -> Found:
+        """The first `count` contexts, as views."""
+        return Found(self.items[:count], self.columns[:count], self.features[:count])
+
     items: Int32
-    correction: Float32
+    columns: Int32
     features: Float32
 
 
@@ -95,12 +109,14 @@ def _add(
     first_ms: Float64,
     now: float,
     out_items: Int32,
+    columns: Int32,
     features: Float32,
     marks: Int32,
     before: Int32,
 ) -> None:
     """Make an item the candidate at place `count`: its features by item, the others zero."""
     out_items[b, count] = item
+    columns[b, count] = -1
     before[count] = marks[item]
     marks[item] = count
     features[b, count, :] = 0.0
@@ -130,15 +146,13 @@ def walk(
     near_rows: Int32,
     items: Items,
     marks: Int32,
-    correction: Float32,
     found: Found,
 ) -> None:
     """Fill `found` for B contexts.
 
-    In training `targets` int32 [B] are given: candidates are the targets, the certain ones, and those shared negatives
-    that have a feature. `marks` int32 [items] is -1, or DRAWN + the column of a shared negative; `correction`
-    float32 [M] theirs. At scoring there are no targets: all items with a feature are found. `marks` is as it was
-    afterwards.
+    In training `targets` int32 [B] are given: found are the targets, the certain candidates, and those shared
+    negatives that have a feature. `marks` int32 [items] is -1, or DRAWN + the column of a shared negative. At scoring
+    there are no targets: all items with a feature are found. `marks` is as it was afterwards.
     """
     clicked, times = seen.clicked, seen.times
     log_counts, totals, first_ms, long = items.log_counts, items.totals, items.first_ms, items.long
@@ -150,7 +164,7 @@ def walk(
     )
     near_items, near_shares, near_mass = near.items, near.shares, near.mass
     heads, own_rows, own_counts, own_minutes, links = own.heads, own.items, own.counts, own.minutes, own.links
-    out_items, out_correction, features = found.items, found.correction, found.features
+    out_items, columns, features = found.items, found.columns, found.features
     every = targets.shape[0] == 0
     counters, length, limit = totals.shape[0], clicked.shape[1], out_items.shape[1]
     repeat = counters + 1
@@ -164,7 +178,7 @@ def walk(
         beside = near_rows[b]
         # The candidates that are certain.
         if not every:
-            _add(targets[b], b, 0, log_counts, totals, first_ms, now, out_items, features, marks, before)
+            _add(targets[b], b, 0, log_counts, totals, first_ms, now, out_items, columns, features, marks, before)
             count = 1
             last = -1
             for k in range(length):
@@ -172,7 +186,7 @@ def walk(
                 if item >= 0:
                     last = item if last < 0 else last
                     if marks[item] < 0 or marks[item] >= DRAWN:
-                        _add(item, b, count, log_counts, totals, first_ms, now, out_items, features, marks, before)
+                        _add(item, b, count, log_counts, totals, first_ms, now, out_items, columns, features, marks, before)
                         count += 1
             if last >= 0:
                 for place in range(min(SURE_NEXT, next_items.shape[1])):
@@ -180,14 +194,14 @@ def walk(
                     if item < 0:
                         break
                     if marks[item] < 0 or marks[item] >= DRAWN:
-                        _add(item, b, count, log_counts, totals, first_ms, now, out_items, features, marks, before)
+                        _add(item, b, count, log_counts, totals, first_ms, now, out_items, columns, features, marks, before)
                         count += 1
             for place in range(min(SURE_NEAR, near_items.shape[1]) if beside >= 0 else 0):
                 item = near_items[beside, place]
                 if item < 0:
                     break
                 if marks[item] < 0 or marks[item] >= DRAWN:
-                    _add(item, b, count, log_counts, totals, first_ms, now, out_items, features, marks, before)
+                    _add(item, b, count, log_counts, totals, first_ms, now, out_items, columns, features, marks, before)
                     count += 1
             if user >= 0:
                 chunk, added = heads[user], 0
@@ -195,11 +209,10 @@ def walk(
                     for place in range(own_rows.shape[1]):
                         item = own_rows[chunk, place]
                         if item >= 0 and added < SURE_OWN and (marks[item] < 0 or marks[item] >= DRAWN):
-                            _add(item, b, count, log_counts, totals, first_ms, now, out_items, features, marks, before)
+                            _add(item, b, count, log_counts, totals, first_ms, now, out_items, columns, features, marks, before)
                             count += 1
                             added += 1
                     chunk = links[chunk]
-            out_correction[b, :count] = 0.0
         # Repeats.
         for k in range(length):
             item = clicked[b, k]
@@ -208,7 +221,7 @@ def walk(
             place = marks[item]
             if place < 0 and every:
                 place = count
-                _add(item, b, count, log_counts, totals, first_ms, now, out_items, features, marks, before)
+                _add(item, b, count, log_counts, totals, first_ms, now, out_items, columns, features, marks, before)
                 count += 1
             if place < 0 or place >= DRAWN:
                 continue
@@ -236,8 +249,8 @@ def walk(
                 if place < 0 or place >= DRAWN:
                     if count == limit:
                         continue
-                    _add(item, b, count, log_counts, totals, first_ms, now, out_items, features, marks, before)
-                    out_correction[b, count] = correction[place - DRAWN] if place >= 0 else 0.0
+                    _add(item, b, count, log_counts, totals, first_ms, now, out_items, columns, features, marks, before)
+                    columns[b, count] = place - DRAWN if place >= 0 else -1
                     place = count
                     count += 1
                 features[b, place, follows + lag] = _log1p(scale * next_weights[source, rank])
@@ -259,8 +272,8 @@ def walk(
                 if place < 0 or place >= DRAWN:
                     if count == limit:
                         continue
-                    _add(item, b, count, log_counts, totals, first_ms, now, out_items, features, marks, before)
-                    out_correction[b, count] = correction[place - DRAWN] if place >= 0 else 0.0
+                    _add(item, b, count, log_counts, totals, first_ms, now, out_items, columns, features, marks, before)
+                    columns[b, count] = place - DRAWN if place >= 0 else -1
                     place = count
                     count += 1
                 hours = max(times[b] / 60_000.0 - own_minutes[chunk, spot], 0.0) / 60.0
@@ -283,8 +296,8 @@ def walk(
                 if place < 0 or place >= DRAWN:
                     if count == limit:
                         continue
-                    _add(item, b, count, log_counts, totals, first_ms, now, out_items, features, marks, before)
-                    out_correction[b, count] = correction[place - DRAWN] if place >= 0 else 0.0
+                    _add(item, b, count, log_counts, totals, first_ms, now, out_items, columns, features, marks, before)
+                    columns[b, count] = place - DRAWN if place >= 0 else -1
                     place = count
                     count += 1
                 share = math.exp(max(log_counts[item, long] - totals[long], 4.0 * FLOOR))
@@ -294,6 +307,8 @@ def walk(
         out_items[b, count:] = -1
         for c in range(count - 1, -1, -1):
             marks[out_items[b, c]] = before[c]
+            if columns[b, c] >= 0:
+                features[b, c, :repeat] = 0.0
 
 
 @kernel

@@ -63,11 +63,11 @@ def loaded() -> int:
 
 
 @summing
-def _dot(left: Float32, a: int, right: Float32, b: int, size: int, skipped: int = 0) -> np.float32:
-    """left[a, skipped : skipped + size] . right[b, :size]."""
+def _dot(left: Float32, a: int, right: Float32, b: int, size: int) -> np.float32:
+    """left[a, :size] . right[b, :size]."""
     total = np.float32(0.0)
     for j in range(size):
-        total += left[a, skipped + j] * right[b, j]
+        total += left[a, j] * right[b, j]
     return total
 
 
@@ -130,40 +130,56 @@ def extend(
         out[m, d + counters + 1] = biases[row] - correction[m]
 
 
+@summing
+def _mixed(weights: Float32, features: Float32, b: int, c: int) -> np.float32:
+    """weights[b, 1:] . features[b, c]."""
+    total = np.float32(0.0)
+    for f in range(features.shape[2]):
+        total += weights[b, 1 + f] * features[b, c, f]
+    return total
+
+
 @kernel
 def own_logits(
     own: Int32,
-    correction: Float32,
+    columns: Int32,
     features: Float32,
     weights: Float32,
     hx: Float32,
     vectors: Float32,
     biases: Float32,
+    slots: Int32,
     logits: Float32,
+    shared: Float32,
 ) -> None:
-    """Write logits [B, C] of the own candidates, -inf where there is none.
+    """Write logits [B, C] of the own candidates, -inf where there is none, and complete those of the negatives.
 
-    logit = hx[:d] . vector + weights[1:] . features + bias - correction, with `features` [B, C, F], `weights`
-    [B, 1 + F].
+    logit = hx[:d] . vector + weights[1:] . features + bias, with `features` [B, C, F], `weights` [B, 1 + F]. What stands
+    for a shared negative (`columns` [B, C] >= 0) adds its features of the context to shared [B, M] instead, where its
+    logit is but for them. An own candidate is masked there: `slots` [items] is -1 or the column of a negative.
     """
     for b in range(own.shape[0]):
-        cells = features[b]
         for c in range(own.shape[1]):
             item = own[b, c]
             if item < 0:
                 logits[b, c:] = -np.inf
                 break
-            logits[b, c] = (
-                _dot(hx, b, vectors, item, vectors.shape[1])
-                + _dot(weights, b, cells, c, cells.shape[1], 1)
-                + (biases[item] - correction[b, c])
-            )
+            mixed = _mixed(weights, features, b, c)
+            if columns[b, c] >= 0:
+                logits[b, c] = -np.inf
+                shared[b, columns[b, c]] += mixed
+            else:
+                logits[b, c] = _dot(hx, b, vectors, item, vectors.shape[1]) + mixed + biases[item]
+                if slots[item] >= 0:
+                    shared[b, slots[item]] = -np.inf
 
 
 @kernel
 def own_backward(
     own: Int32,
+    columns: Int32,
     gradients: Float32,
+    shared: Float32,
     features: Float32,
     vectors: Float32,
     h: Float32,
@@ -173,7 +189,8 @@ def own_backward(
 ) -> None:
     """Add the own candidates to dhx [B, :d], and write dweights [B, 1 + F], the gradient of a context's weights.
 
-    On entry dhx holds what the negatives gave. A target new in this batch says nothing about the weights.
+    `gradients` [B, C] of own logits, `shared` [B, M] of the negatives'. On entry dhx holds what the negatives gave,
+    their features by item included. A target new in this batch says nothing about the weights.
     """
     d, size = vectors.shape[1], features.shape[2]
     by_item = dhx.shape[1] - d - 1
@@ -184,11 +201,12 @@ def own_backward(
             item = own[b, c]
             if item < 0:
                 break
-            gradient = gradients[b, c]
-            for j in range(d):
-                dhx[b, j] += gradient * vectors[item, j]
+            slope = gradients[b, c] if columns[b, c] < 0 else shared[b, columns[b, c]]
             for f in range(size):
-                dweights[b, 1 + f] += gradient * features[b, c, f]
+                dweights[b, 1 + f] += slope * features[b, c, f]
+            if columns[b, c] < 0:
+                for j in range(d):
+                    dhx[b, j] += slope * vectors[item, j]
         dweights[b, 0] = _dot(h, b, dhx, b, d)
         if own[b, 0] >= known_items:
             dweights[b, :] = 0.0

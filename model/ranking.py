@@ -93,11 +93,7 @@ def walk(read: Readable, asked: Contexts, now: float) -> Found:
         near,
     )
     room = candidates.room_for_all(config.sequence_length, config.own_items, config.transitions, neighbours.FOUND)
-    found = Found(
-        np.empty((count, room), np.int32),
-        np.empty((count, room), np.float32),
-        np.empty((count, room, read.layout.features), np.float32),
-    )
+    found = Found.empty(count, room, read.layout.features)
     candidates.walk(
         Seen(asked.items, asked.fresh, asked.users, asked.times),
         np.empty(0, np.int32),
@@ -110,7 +106,6 @@ def walk(read: Readable, asked: Contexts, now: float) -> Found:
             read.items["log_counts"], read.totals, read.items["first_ms"], long_counter(read.config.half_lives_hours)
         ),
         np.full(len(read.items), -1, np.int32),
-        np.empty(0, np.float32),
         found,
     )
     return found

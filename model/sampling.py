@@ -99,15 +99,6 @@ def push_targets(rows: Int32, ring: Int32, pushed: Int64, which: int, counts: In
         pushed[which] += 1
 
 
-@kernel
-def mask_own(own: Int32, slots: Int32, logits: Float32) -> None:
-    """Mask in logits [B, M] the negatives that are own candidates; `slots` [items] is -1 or the negative's column."""
-    for b in range(own.shape[0]):
-        for c in range(own.shape[1]):
-            if own[b, c] >= 0 and slots[own[b, c]] >= 0:
-                logits[b, slots[own[b, c]]] = -np.inf
-
-
 class TargetRing:
     """The last `sizes` = (long, short) targets of finished batches. `pushed` int64 [2] counts all that ever came."""
 

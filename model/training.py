@@ -18,7 +18,7 @@ from model.parts.mixing import context_weights
 from model.parts.neighbours import Near
 from model.parts.popularity import long_counter
 from model.parts.transitions import Transitions
-from model.sampling import DRAWS_PER_NEGATIVE, draw_negatives, mask_own
+from model.sampling import DRAWS_PER_NEGATIVE, draw_negatives
 from model.state import State
 
 
@@ -85,10 +85,8 @@ class Trainer:
         self._correction = np.empty(config.negatives, np.float32)
         self._extended = np.empty((config.negatives, config.dim + state.mixing.layout.by_item + 1), np.float32)
         self._similarity = np.zeros(config.sessions, np.float32)
-        shape = (config.block, candidates.room(config.sequence_length))
-        self._own = np.empty(shape, np.int32)
-        self._own_correction = np.empty(shape, np.float32)
-        self._features = np.empty((*shape, state.mixing.layout.features), np.float32)
+        room = candidates.room(config.sequence_length)
+        self._found = Found.empty(config.block, room, state.mixing.layout.features)
 
     def train(self, block: Block, rate: float) -> Float64:
         """Learn a block, steps times `rate`; the loss of each click in nats is answered, float64 [B]."""
@@ -133,32 +131,44 @@ class Trainer:
         slots[rows] = np.arange(len(rows), dtype=np.int32)
         found = self._walk(block, now, rows)
         logits = np.empty(found.items.shape, np.float32)
+        shared: Float32 = hx @ extended.T
         kernels.own_logits(
             found.items,
-            found.correction,
+            found.columns,
             found.features,
             weights,
             hx,
             items["vector"],
             items["bias"],
+            slots,
             logits,
+            shared,
         )
-        shared: Float32 = hx @ extended.T
-        mask_own(found.items, slots, shared)
         slots[rows] = -1
         loss = softmax_gradient(logits, shared, block.weights)
         dhx: Float32 = shared @ extended
         drows: Float32 = shared.T @ hx
         dweights = np.empty_like(weights)
-        kernels.own_backward(found.items, logits, found.features, items["vector"], h, block.known_items, dhx, dweights)
+        kernels.own_backward(
+            found.items,
+            found.columns,
+            logits,
+            shared,
+            found.features,
+            items["vector"],
+            h,
+            block.known_items,
+            dhx,
+            dweights,
+        )
         dpositions, dpriorities = self._priority_gradients(block, dhx, scales)
         return Gradients(
             rows, found.items, logits, hx, dhx, scales, drows, searched, dweights, dpositions, dpriorities, loss
         )
 
     def _walk(self, block: Block, now: float, rows: Int32) -> Found:
-        state, size, contexts = self._state, len(block), block.contexts
-        found = Found(self._own[:size], self._own_correction[:size], self._features[:size])
+        state, contexts = self._state, block.contexts
+        found = self._found.part(len(block))
         read, marks = state.readable(), state.items["mark"]
         marks[rows] = np.arange(DRAWN, DRAWN + len(rows), dtype=np.int32)
         candidates.walk(
@@ -176,7 +186,6 @@ class Trainer:
                 long_counter(state.config.half_lives_hours),
             ),
             marks,
-            self._correction,
             found,
         )
         marks[rows] = -1

@@ -89,12 +89,19 @@ def sum_rows(
 
 @kernel
 def descend(gates: Int32, gradients: Float32, weights: Float32, sums: Float32, rate: float, start: float) -> None:
-    """AdaGrad, weight by weight and in place, for the open rows; `gradients` float32 [B, weights] click by click."""
-    single_rate, single_start = np.float32(rate), np.float32(start)
+    """AdaGrad, weight by weight and in place: sums take in each click's square, then the rows move by the block's
+    summed gradients. `gradients` float32 [B, W] click by click, for the rows that `gates` opens.
+    """
+    totals, opened = np.zeros_like(weights), np.zeros(weights.shape[0], np.uint8)
     for b in range(gates.shape[0]):
         for g in range(gates.shape[1]):
             row = gates[b, g]
+            opened[row] = 1
             for f in range(weights.shape[1]):
-                slope = gradients[b, f]
-                sums[row, f] += slope * slope
-                weights[row, f] -= single_rate * slope / np.sqrt(single_start + sums[row, f])
+                totals[row, f] += gradients[b, f]
+                sums[row, f] += gradients[b, f] * gradients[b, f]
+    single_rate, single_start = np.float32(rate), np.float32(start)
+    for row in range(weights.shape[0]):
+        if opened[row]:
+            for f in range(weights.shape[1]):
+                weights[row, f] -= single_rate * totals[row, f] / np.sqrt(single_start + sums[row, f])
