@@ -116,7 +116,7 @@ def _add(
 ) -> None:
     """Make an item the candidate at place `count`: its features by item, the others zero."""
     out_items[b, count] = item
-    columns[b, count] = -1
+    columns[b, count] = marks[item] - DRAWN if marks[item] >= DRAWN else -1
     before[count] = marks[item]
     marks[item] = count
     features[b, count, :] = 0.0
@@ -148,7 +148,8 @@ def walk(
     marks: Int32,
     found: Found,
 ) -> None:
-    """Fill `found` for B contexts.
+    """Fill `found` for B contexts. Long, and alike in places: a helper for the lines that look an item's place up made
+    the walk six times as slow, since each call counts references to all arrays.
 
     In training `targets` int32 [B] are given: found are the targets, the certain candidates, and those shared
     negatives that have a feature. `marks` int32 [items] is -1, or DRAWN + the column of a shared negative. At scoring
@@ -186,7 +187,20 @@ def walk(
                 if item >= 0:
                     last = item if last < 0 else last
                     if marks[item] < 0 or marks[item] >= DRAWN:
-                        _add(item, b, count, log_counts, totals, first_ms, now, out_items, columns, features, marks, before)
+                        _add(
+                            item,
+                            b,
+                            count,
+                            log_counts,
+                            totals,
+                            first_ms,
+                            now,
+                            out_items,
+                            columns,
+                            features,
+                            marks,
+                            before,
+                        )
                         count += 1
             if last >= 0:
                 for place in range(min(SURE_NEXT, next_items.shape[1])):
@@ -194,7 +208,20 @@ def walk(
                     if item < 0:
                         break
                     if marks[item] < 0 or marks[item] >= DRAWN:
-                        _add(item, b, count, log_counts, totals, first_ms, now, out_items, columns, features, marks, before)
+                        _add(
+                            item,
+                            b,
+                            count,
+                            log_counts,
+                            totals,
+                            first_ms,
+                            now,
+                            out_items,
+                            columns,
+                            features,
+                            marks,
+                            before,
+                        )
                         count += 1
             for place in range(min(SURE_NEAR, near_items.shape[1]) if beside >= 0 else 0):
                 item = near_items[beside, place]
@@ -209,10 +236,24 @@ def walk(
                     for place in range(own_rows.shape[1]):
                         item = own_rows[chunk, place]
                         if item >= 0 and added < SURE_OWN and (marks[item] < 0 or marks[item] >= DRAWN):
-                            _add(item, b, count, log_counts, totals, first_ms, now, out_items, columns, features, marks, before)
+                            _add(
+                                item,
+                                b,
+                                count,
+                                log_counts,
+                                totals,
+                                first_ms,
+                                now,
+                                out_items,
+                                columns,
+                                features,
+                                marks,
+                                before,
+                            )
                             count += 1
                             added += 1
                     chunk = links[chunk]
+            columns[b, :count] = -1
         # Repeats.
         for k in range(length):
             item = clicked[b, k]
@@ -250,7 +291,6 @@ def walk(
                     if count == limit:
                         continue
                     _add(item, b, count, log_counts, totals, first_ms, now, out_items, columns, features, marks, before)
-                    columns[b, count] = place - DRAWN if place >= 0 else -1
                     place = count
                     count += 1
                 features[b, place, follows + lag] = _log1p(scale * next_weights[source, rank])
@@ -273,7 +313,6 @@ def walk(
                     if count == limit:
                         continue
                     _add(item, b, count, log_counts, totals, first_ms, now, out_items, columns, features, marks, before)
-                    columns[b, count] = place - DRAWN if place >= 0 else -1
                     place = count
                     count += 1
                 hours = max(times[b] / 60_000.0 - own_minutes[chunk, spot], 0.0) / 60.0
@@ -297,7 +336,6 @@ def walk(
                     if count == limit:
                         continue
                     _add(item, b, count, log_counts, totals, first_ms, now, out_items, columns, features, marks, before)
-                    columns[b, count] = place - DRAWN if place >= 0 else -1
                     place = count
                     count += 1
                 share = math.exp(max(log_counts[item, long] - totals[long], 4.0 * FLOOR))

@@ -36,7 +36,7 @@ class LearnerConfig:
     dim: int = 64
     sequence_length: int = 10
     learning_rate: float = 0.2
-    negatives: int = 160
+    negatives: int = 128
     block: int = 128
     seed: int = 0
     type_priorities: Mapping[str, float] = field(default_factory=_priorities)

@@ -154,9 +154,9 @@ def own_logits(
 ) -> None:
     """Write logits [B, C] of the own candidates, -inf where there is none, and complete those of the negatives.
 
-    logit = hx[:d] . vector + weights[1:] . features + bias, with `features` [B, C, F], `weights` [B, 1 + F]. What stands
-    for a shared negative (`columns` [B, C] >= 0) adds its features of the context to shared [B, M] instead, where its
-    logit is but for them. An own candidate is masked there: `slots` [items] is -1 or the column of a negative.
+    logit = hx[:d] . vector + weights[1:] . features + bias, with `features` [B, C, F], `weights` [B, 1 + F]. What
+    stands for a shared negative (`columns` [B, C] >= 0) adds its features of the context to shared [B, M] instead,
+    where its logit is but for them. An own candidate is masked there: `slots` [items] is -1 or a negative's column.
     """
     for b in range(own.shape[0]):
         for c in range(own.shape[1]):

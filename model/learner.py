@@ -179,7 +179,7 @@ class Learner:
         """The contexts of all clicks of a batch, in which items from `known_items` on are holes."""
         stored = Histories.of(self.users)
         length = self.config.sequence_length
-        return history.contexts(rows.users, rows.items, rows.types, times, stored, length, known_items)
+        return history.contexts(rows.who, rows.users, rows.items, rows.types, times, stored, length, known_items)
 
     def _train(self, rows: Rows, contexts: Contexts, known_users: int, known_items: int, rate: float) -> Float64:
         """Train block after block, in order, on the clicks that have a context; their losses, float64 [trained]."""
@@ -188,7 +188,7 @@ class Learner:
         ready = np.flatnonzero(contexts.following & (known_items > 0))
         weights = self._weights(rows)
         wanted, near_rows = neighbours.sources(
-            self._draw_searches(len(rows)), history.predecessors(rows.users), self.config.search_reach
+            self._draw_searches(len(rows)), history.predecessors(rows.who), self.config.search_reach
         )
         near = self.trainer.search(contexts.take(wanted))
         whole = Block(
@@ -229,7 +229,9 @@ class Learner:
         transitions.count_in(rows.items, before, times, transitions.Transitions.of(items))
         neighbours.make_room(state.sessions, len(rows), config.sessions)
         sessions = state.readable().neighbour_sessions()
-        joined = neighbours.count_in(rows.users, rows.items, times, users["last_ms"], state.sessions, sessions)
+        joined = neighbours.count_in(
+            rows.who, rows.users, rows.items, times, users["last_ms"], state.sessions, sessions
+        )
         chunks = own_items.count_in(rows.users, rows.items, times, users, state.chunks, items, config.own_items)
         history.remember(rows.users, rows.items, rows.types, times, Histories.of(users))
         age.count_in(rows.items, times, items["first_ms"])

@@ -144,8 +144,9 @@ def recommend(read: Readable, user_id: str, top_n: int) -> list[tuple[str, float
 def requests(read: Readable, users: Int32) -> Contexts:
     """The contexts of requests by distinct users' rows, int32 [B], made right after the newest click."""
     times = np.maximum(read.now_ms, read.users["last_ms"][users])
-    none = np.zeros(len(users), np.int32)
-    return contexts(users, none, none, times, Histories.of(read.users), read.config.sequence_length, len(read.items))
+    none, who = np.zeros(len(users), np.int32), np.arange(len(users), dtype=np.int32)
+    stored, length = Histories.of(read.users), read.config.sequence_length
+    return contexts(who, users, none, none, times, stored, length, len(read.items))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,11 @@ from model.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A batch of n clicks as rows, int32 [n] each; rows from a table's length on are not there (yet)."""
+    """A batch of n clicks as rows, int32 [n] each; rows from a table's length on are not there (yet). `who` numbers the
+    users within the batch, from 0 in the order of their first clicks.
+    """
 
+    who: Int32
     users: Int32
     items: Int32
     types: Int32
@@ -40,6 +43,7 @@ def find(state: State, batch: Batch) -> Rows:
     items, item_codes = _distinct(batch.items)
     types, type_codes = _distinct(batch.types)
     return Rows(
+        user_codes,
         state.users.lookup(users)[user_codes],
         state.items.lookup(items)[item_codes],
         _type_rows(state.types, types)[type_codes],
@@ -54,7 +58,10 @@ def grow(state: State, batch: Batch) -> Rows:
     add_types(state, types)
     item_rows = _grow_items(state, items)
     return Rows(
-        state.users.intern(users)[user_codes], item_rows[item_codes], _type_rows(state.types, types)[type_codes]
+        user_codes,
+        state.users.intern(users)[user_codes],
+        item_rows[item_codes],
+        _type_rows(state.types, types)[type_codes],
     )
 
 

@@ -53,7 +53,7 @@ def _open(
             held += int(items[b, k] >= 0)
             run += int(run == k and items[b, k] >= 0 and items[b, k] == items[b, 0])
         gates[b, 1] = _STARTS[1] + _step(_LENGTHS, held)
-        share = repeat_shares[users[b]] if users[b] < repeat_shares.shape[0] else np.float32(0.0)
+        share = float(repeat_shares[users[b]]) if users[b] < repeat_shares.shape[0] else 0.0
         gates[b, 2] = _STARTS[2] + _step(_SHARES, share)
         gates[b, 3] = _STARTS[3] + _step(_RUNS, run)
         gates[b, 4] = _STARTS[4] + min(kinds[b, 0], _TYPES - 1)

@@ -80,27 +80,34 @@ def user_columns(length: int) -> dict[str, Column]:
     }
 
 
-def predecessors(users: Int32) -> Int32:
-    """For each click of a batch the click before it by the same user, -1 for none; users int32 [n] are any numbers."""
-    _, local = np.unique(users, return_inverse=True)
-    previous = np.empty(len(users), np.int32)
-    _link(local.astype(np.int32), np.full(len(users), -1, np.int32), previous)
+def predecessors(who: Int32) -> Int32:
+    """For each click of a batch the click before it by the same user, -1 for none; `who` int32 [n] below n."""
+    previous = np.empty(len(who), np.int32)
+    _link(who, np.full(len(who), -1, np.int32), previous)
     return previous
 
 
 @kernel
-def _link(users: Int32, last: Int32, previous: Int32) -> None:
-    for i in range(users.shape[0]):
-        previous[i] = last[users[i]]
-        last[users[i]] = i
+def _link(who: Int32, last: Int32, previous: Int32) -> None:
+    for i in range(who.shape[0]):
+        previous[i] = last[who[i]]
+        last[who[i]] = i
 
 
 def contexts(
-    users: Int32, items: Int32, types: Int32, times: Float64, stored: Histories, length: int, known_items: int
+    who: Int32,
+    users: Int32,
+    items: Int32,
+    types: Int32,
+    times: Float64,
+    stored: Histories,
+    length: int,
+    known_items: int,
 ) -> Contexts:
     """The last `length` clicks before each of n clicks, those of the same batch included.
 
-    Items beyond `known_items` are not yet in a finished batch: they stay as a hole at their place.
+    `who` int32 [n] numbers the users within the batch. Items beyond `known_items` are not yet in a finished batch: they
+    stay as a hole at their place.
     """
     count = len(users)
     shape = (count, length)
@@ -114,7 +121,7 @@ def contexts(
         np.full(count, np.nan),
     )
     _contexts(
-        predecessors(users),
+        predecessors(who),
         users,
         items,
         types,

@@ -168,7 +168,7 @@ def _side_by_side(found: Float32, places: Int64, searched: Float32, rows: Float3
 
 @kernel
 def _gather(products: Float32, decay: float, fisher: Float64, gradient: Float64) -> None:
-    """fisher = decay * fisher + products, gradient += the last row of products [W + 1, W + 1]."""
+    """Let fisher = decay * fisher + products, gradient += the last row of products [W + 1, W + 1]."""
     size = gradient.shape[0]
     for i in range(size):
         for j in range(size):

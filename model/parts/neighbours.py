@@ -109,14 +109,16 @@ def features(share: float, mass: float, log_share: float) -> list[float]:
     return [lift, mass if share > 0.0 else 0.0, lift * mass]
 
 
-def count_in(users: Int32, items: Int32, times: Float64, last_ms: Float64, kept: Columns, sessions: Sessions) -> Int32:
+def count_in(
+    who: Int32, users: Int32, items: Int32, times: Float64, last_ms: Float64, kept: Columns, sessions: Sessions
+) -> Int32:
     """Put each click of a batch into its user's session, in order; the slots that changed are answered, int32.
 
-    `kept` has room for the batch (`make_room`) and is cut to what is in use. `last_ms` float64 [users] as before it.
+    `who` int32 [n] numbers the users within the batch. `kept` has room for the batch (`make_room`) and is cut to what
+    is in use. `last_ms` float64 [users] as before the batch.
     """
     touched = np.empty(len(users), np.int32)
-    distinct, local = np.unique(users, return_inverse=True)
-    count = _count_in(users, items, times, local, last_ms[distinct], sessions, touched)
+    count = _count_in(who, users, items, times, last_ms, sessions, touched)
     kept.resize(min(int(sessions.begun[0]), sessions.ring))
     return touched[:count]
 
@@ -156,16 +158,16 @@ def _join(sessions: Sessions, user: int, item: int, pause: float) -> int:
 
 @kernel
 def _count_in(
-    users: Int32, items: Int32, times: Float64, local: Int64, last_ms: Float64, sessions: Sessions, touched: Int32
+    who: Int32, users: Int32, items: Int32, times: Float64, last_ms: Float64, sessions: Sessions, touched: Int32
 ) -> int:
     """Put each click into its user's session, in order; the slots that changed go to `touched`, and how many is
-    answered. `last_ms` float64, by the `local` number of a user, is scratch: on entry as before the batch.
+    answered.
     """
-    count = 0
+    count, last = 0, np.full(users.shape[0], np.nan)
     for i in range(users.shape[0]):
-        user = users[i]
-        slot = _join(sessions, user, items[i], times[i] - last_ms[local[i]])
-        last_ms[local[i]] = times[i]
+        before = last_ms[users[i]] if np.isnan(last[who[i]]) else last[who[i]]
+        slot = _join(sessions, users[i], items[i], times[i] - before)
+        last[who[i]] = times[i]
         if slot >= 0:
             touched[count] = slot
             count += 1

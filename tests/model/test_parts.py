@@ -167,7 +167,7 @@ def test_pauses_end_sessions() -> None:
     zeros = np.zeros(4, np.int32)
     history.remember(zeros, np.arange(4, dtype=np.int32), zeros, times, Histories.of(users))
     asked = history.contexts(
-        zeros[:2], zeros[:2] + 9, zeros[:2], np.array([70.0, 200.0]) * 60_000.0, Histories.of(users), 4, 10
+        zeros[:2], zeros[:2], zeros[:2] + 9, zeros[:2], np.array([70.0, 200.0]) * 60_000.0, Histories.of(users), 4, 10
     )
 
     assert asked.items.tolist() == [[3, 2, 1, 0], [9, 3, 2, 1]]
@@ -273,7 +273,8 @@ def test_neighbours_are_session_knn() -> None:
     neighbours.make_room(kept, len(clicks), ring)
     who, what, minutes = (np.array(column) for column in zip(*clicks, strict=True))
     whole = Sessions.of(kept, users, items, begun, ring)
-    neighbours.count_in(who.astype(np.int32), what.astype(np.int32), minutes * 60_000.0, np.full(4, NEVER), kept, whole)
+    users_in = who.astype(np.int32)
+    neighbours.count_in(users_in, users_in, what.astype(np.int32), minutes * 60_000.0, np.full(4, NEVER), kept, whole)
     clicked, stale = np.array([[3, 1, 3, -1]], np.int32), np.array([[0, 0, 1, 1]], np.uint8)
     near = Near.empty(1)
     neighbours.search(
@@ -312,7 +313,7 @@ def test_neighbours_of_popular_items_are_the_most_similar() -> None:
     neighbours.make_room(kept, len(who), ring)
     whole = Sessions.of(kept, users, items, begun, ring)
     times = np.zeros(len(who))
-    neighbours.count_in(who, what, times, np.zeros(1000), kept, whole)
+    neighbours.count_in(who, who, what, times, np.zeros(1000), kept, whole)
     near = Near.empty(1)
     neighbours.search(
         np.array([[1, 0]], np.int32),
