@@ -148,14 +148,14 @@ def _contexts(
     length = out_items.shape[1]
     for i in range(users.shape[0]):
         user, k, before, time, stale = users[i], 0, previous[i], times[i], 0
-        while before >= 0:
-            if k < length:
-                stale = 1 if time - times[before] > PAUSE_MS else stale
-                out_items[i, k] = items[before] if items[before] < known_items else -1
-                out_kinds[i, k] = types[before]
-                out_stale[i, k] = stale
-                k += 1
-            out_fresh[i] += 1
+        # Not counted one by one: a batch may be full of one user's clicks.
+        out_fresh[i] = out_fresh[before] + 1 if before >= 0 else 0
+        while before >= 0 and k < length:
+            stale = 1 if time - times[before] > PAUSE_MS else stale
+            out_items[i, k] = items[before] if items[before] < known_items else -1
+            out_kinds[i, k] = types[before]
+            out_stale[i, k] = stale
+            k += 1
             time = times[before]
             before = previous[before]
         if user < stored.clicks.shape[0] and stored.clicks[user, 0] >= 0:
