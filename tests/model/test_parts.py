@@ -67,6 +67,9 @@ def test_contexts_are_the_last_clicks() -> None:
     found = [[learner.items.ids[item] if item >= 0 else None for item in row] for row in asked.items.tolist()]
     assert found == naive.contexts(clicks, SMALL.sequence_length, 90)
     assert any(None in row[:-1] and row[-1] is not None for row in found)
+    users = batches[3].users.tolist()
+    assert asked.fresh.tolist() == [users[:place].count(user) for place, user in enumerate(users)]
+    assert asked.fresh.max() > SMALL.sequence_length
 
 
 def test_softmax_gradient_is_the_formula() -> None:
@@ -134,6 +137,38 @@ def test_gates_learn_what_differs() -> None:
     both = np.repeat([[0], [7]], gates.GATES, axis=1).astype(np.int32)
     served = context_weights(mixing.layout, mixing.served, mixing.gates_served, both, searched[:2])
     np.testing.assert_allclose(served[:, 1], [-2.0, 2.0], atol=0.3)
+
+
+def test_gates_move_by_adagrad() -> None:
+    """Each open weight moves by rate * summed gradient / sqrt(start + sum of squares); the closed ones stay."""
+    random = np.random.default_rng(2)
+    opened = random.integers(0, gates.VALUES - 2, (9, gates.GATES)).astype(np.int32)
+    slopes = random.normal(size=(9, 4)).astype(np.float32)
+    weights, sums = (random.random((gates.VALUES, 4)).astype(np.float32) for _ in range(2))
+    expected, squares = weights.astype(np.float64), sums.astype(np.float64)
+    totals = np.zeros_like(expected)
+    for b, g in np.ndindex(opened.shape):
+        totals[opened[b, g]] += slopes[b]
+        squares[opened[b, g]] += slopes[b].astype(np.float64) ** 2
+    expected -= 0.1 * totals / np.sqrt(1.5 + squares)
+
+    gates.descend(opened, slopes, weights, sums, 0.1, 1.5)
+
+    np.testing.assert_allclose(weights, expected, rtol=1e-5)
+    np.testing.assert_allclose(sums, squares, rtol=1e-5)
+
+
+def test_first_steps_of_the_weights_come_early() -> None:
+    """The global weights step after 50 clicks, then after 100, 150, ... more, up to the configured number."""
+    config = LearnerConfig(weight_step_clicks=120)
+    mixing, steps = Mixing(config), []
+    found = np.ones((25, 1 + mixing.layout.features), np.float32)
+    opened, searched = np.zeros((25, gates.GATES), np.int32), np.ones(25, np.float32)
+    for _ in range(20):
+        mixing.learn(found, opened, searched, config, 1.0)
+        steps.append(int(mixing.steps[0]))
+
+    assert [steps.index(number) for number in (1, 2, 3, 4)] == [1, 5, 10, 15]
 
 
 def test_gates_open_by_what_is_known() -> None:
@@ -298,6 +333,42 @@ def test_neighbours_are_session_knn() -> None:
     assert near.mass[0] == pytest.approx(mass, rel=1e-4)
     assert (np.diff(near.shares[0][: neighbours.LEADING]) <= 0).all()
     assert near.shares[0][neighbours.LEADING - 1] == near.shares[0][neighbours.LEADING - 1 : len(found)].max()
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 40), max_size=200))
+def test_a_search_keeps_the_heaviest(weights: list[int]) -> None:
+    """Of what was found the heaviest are kept, of equally heavy ones the first met; the first five are in order."""
+    count = len(weights)
+    ordered = sorted(range(count), key=lambda place: (-weights[place], place))[: neighbours.FOUND]
+    items, shares = np.full(neighbours.FOUND, -1, np.int32), np.zeros(neighbours.FOUND, np.float32)
+    found, scratch = np.arange(count, dtype=np.int32) + 7, np.empty(count + 1, np.int32)
+
+    neighbours._keep(found, np.array(weights, np.float32), np.float32(2.0), scratch, items, shares)
+
+    kept = items[: len(ordered)] - 7
+    assert (items[len(ordered) :] == -1).all()
+    assert sorted(kept.tolist()) == sorted(ordered)
+    assert kept[: neighbours.LEADING].tolist() == ordered[: neighbours.LEADING]
+    assert shares[: len(ordered)].tolist() == [weights[place] / 2.0 for place in kept]
+
+
+@pytest.mark.parametrize(
+    ("drawn", "reach", "wanted", "rows"),
+    [
+        ([1, 1, 1, 1, 0], 4, [0, 2], [0, 0, 1, 1, 1]),
+        ([1, 0, 0, 0, 1], 2, [0, 4], [0, 0, 0, -1, 1]),
+        ([1, 1, 0, 0, 0], 0, [0, 1], [0, 1, -1, -1, -1]),
+    ],
+)
+def test_clicks_read_the_last_search(drawn: list[int], reach: int, wanted: list[int], rows: list[int]) -> None:
+    """A click reads its user's last search up to `reach` clicks on, the one right after it even when drawn itself."""
+    previous = np.arange(-1, 4, dtype=np.int32)
+
+    places, read = neighbours.sources(np.array(drawn, np.uint8), previous, reach)
+
+    assert places.tolist() == wanted
+    assert read.tolist() == rows
 
 
 def test_neighbours_of_popular_items_are_the_most_similar() -> None:

@@ -33,9 +33,7 @@ def as_batch(clicks: list[Click], user: Callable[[str], str] = str, item: Callab
     """Clicks in the order of time, under other names if asked for."""
     ordered = sorted(clicks, key=lambda click: click[2])
     who, what, minutes, kinds = zip(*ordered, strict=True)
-    return Batch.of(
-        [user(name) for name in who], [item(name) for name in what], np.array(minutes) * MINUTE, [*kinds]
-    )
+    return Batch.of([user(name) for name in who], [item(name) for name in what], np.array(minutes) * MINUTE, [*kinds])
 
 
 def counters(learner: Learner) -> dict[Any, Any]:
