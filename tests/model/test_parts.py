@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from model import resolve
@@ -337,6 +337,9 @@ def test_neighbours_are_session_knn() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 40), max_size=200))
+@example([2] * 50 + [3] * 20 + [2] * 50 + [5] * 10)
+@example([7] * 300)
+@example(list(range(1, 300)))
 def test_a_search_keeps_the_heaviest(weights: list[int]) -> None:
     """Of what was found the heaviest are kept, of equally heavy ones the first met; the first five are in order."""
     count = len(weights)
