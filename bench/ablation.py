@@ -18,7 +18,6 @@ time: such a part's cost is nil, and its features are still computed.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +39,6 @@ from model.config import LearnerConfig
 from model.learner import Learner, warm_up
 from model.parts import neighbours, own_items, transitions
 from model.parts.mixing import Layout, Mixing
-from model.training import Block, Trainer
 
 CUT = 20
 TURN = 10
@@ -56,13 +54,12 @@ def _no_places(layout: Layout) -> Sequence[int]:
 
 @dataclass(frozen=True, slots=True)
 class Without:
-    """How a part is taken out: by `settings`, by holding weights at zero, by not moving user vectors, by reading every
+    """How a part is taken out: by `settings`, by holding weights at zero, by reading every
     click as a view.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     held: Places = _no_places
-    user_vectors: bool = True
     typed: bool = True
 
 
@@ -74,8 +71,6 @@ PARTS: Mapping[str, Without] = {
         {"search_clicks": 0, "search_least": 0.0}, lambda at: range(at.near, at.near + neighbours.FEATURES)
     ),
     "embeddings": Without({"learning_rate": 0.0}),
-    "user vectors": Without(user_vectors=False),
-    "item bias": Without({"bias_rate": 0.0}),
     "age": Without(held=lambda at: (at.age, at.fresh + 2)),
     "repeats": Without(held=lambda at: range(at.repeat, at.follows)),
     "repeats x popularity": Without(held=lambda at: (at.fresh + 1,)),
@@ -206,8 +201,6 @@ def learner_without(part: Without, seed: int) -> Learner:
     warm_up(learner.config)
     if held := part.held(learner.state.mixing.layout):
         learner.state.mixing = HeldMixing(learner.config, held)
-    if not part.user_vectors:
-        learner.trainer = UserlessTrainer(learner.state)
     return learner
 
 
@@ -222,13 +215,6 @@ class HeldMixing(Mixing):
         """As ever, with gradients of zero where weights are held."""
         found[:, self._held] = 0.0
         super().learn(found, opened, searched, config, rate)
-
-
-class UserlessTrainer(Trainer):
-    """Trains as if every user were new: vectors of users stay at zero."""
-
-    def train(self, block: Block, rate: float) -> Float64:
-        return super().train(dataclasses.replace(block, known_users=0), rate)
 
 
 def _compared(whole: Run, without: Run) -> dict[str, float]:

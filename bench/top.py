@@ -58,7 +58,7 @@ def _learner(items: int) -> Learner:
 
 def _best(learner: Learner, asked: Contexts) -> Any:
     read = learner.state.readable()
-    scores = ranking.score(read, asked).scores.T + read.items["bias"]
+    scores = ranking.score(read, asked).scores.T
     count = min(TOP, scores.shape[1])
     return [np.argpartition(-row, count - 1)[:count] for row in scores]
 

@@ -17,20 +17,20 @@ def _priorities() -> dict[str, float]:
 class LearnerConfig:
     """Settings of the learner. Raises `ValueError` naming the field and the value when one cannot work.
 
-    `dim`: length of a vector. `sequence_length`: how many of a user's last clicks are looked at.
-    `learning_rate`: AdaGrad step of vectors; `bias_rate`, `priority_rate`: of item biases, of position and type
-    priorities. `negatives`: most shared negatives per block; `block`: clicks per mini-batch. `type_priorities`: where
-    each event type starts (case does not matter), others at `default_type_priority`; event types beyond `type_limit`
-    share one row. `half_lives_hours`: of the popularity counters; `baseline_half_life`: which of them is the
-    yardstick. `accumulator_start`, `accumulator_decay`: of AdaGrad's sums of squares. `ridge`, `fisher_decay`,
-    `weight_step_clicks`: of the natural-gradient step of the global weights. `long_ring`, `short_ring`: how many
-    recent targets negatives are drawn from. `gate_rate`, `gate_start`: AdaGrad step of the gates' rows, and where its
-    sums of squares start. `own_items`: most distinct items remembered per user; `transitions`: per item, what follows
-    it. `sessions`: how many of the last sessions are kept (a power of two); `item_sessions`: how many of them an item
-    knows. `search_clicks`, `search_least`: neighbours are searched for every training click up to so many, then with
-    falling probability, never below the least; `search_reach`: so many further clicks of the user read the same search.
-    `score_share`: cost of scoring as a share of the cost of learning (0: no
-    scoring); `score_fraction`: score this fraction of all clicks instead, whatever it costs.
+    `dim`: length of a vector. `sequence_length`: how many of a user's last clicks are looked at. `learning_rate`:
+    AdaGrad step of vectors; `priority_rate`: of position and type priorities. `negatives`: most shared negatives
+    per block; `block`: clicks per mini-batch. `type_priorities`: where each event type starts (case does not
+    matter), others at `default_type_priority`; event types beyond `type_limit` share one row. `half_lives_hours`:
+    of the popularity counters; `baseline_half_life`: which of them is the yardstick. `accumulator_start`,
+    `accumulator_decay`: of AdaGrad's sums of squares. `ridge`, `fisher_decay`, `weight_step_clicks`: of the
+    natural-gradient step of the global weights. `long_ring`, `short_ring`: how many recent targets negatives are
+    drawn from. `gate_rate`, `gate_start`: AdaGrad step of the gates' rows, and where its sums of squares start.
+    `own_items`: most distinct items remembered per user; `transitions`: per item, what follows it. `sessions`: how
+    many of the last sessions are kept (a power of two); `item_sessions`: how many of them an item knows.
+    `search_clicks`, `search_least`: neighbours are searched for every training click up to so many, then with
+    falling probability, never below the least; `search_reach`: so many further clicks of the user read the same
+    search. `score_share`: cost of scoring as a share of the cost of learning (0: no scoring); `score_fraction`:
+    score this fraction of all clicks instead, whatever it costs.
     """
 
     dim: int = 64
@@ -42,7 +42,6 @@ class LearnerConfig:
     type_priorities: Mapping[str, float] = field(default_factory=_priorities)
     default_type_priority: float = 0.3
     type_limit: int = 1000
-    bias_rate: float = 0.02
     priority_rate: float = 0.01
     half_lives_hours: tuple[float, ...] = (1.0, 24.0, 168.0)
     baseline_half_life: int = 1
@@ -136,7 +135,6 @@ _WHOLE = {
 _REAL = {
     "learning_rate": (0.0, 1e3),
     "default_type_priority": (0.0, 1e3),
-    "bias_rate": (0.0, 1e3),
     "priority_rate": (0.0, 1e3),
     "accumulator_start": (1e-9, 1e9),
     "accumulator_decay": (0.0, 1.0),

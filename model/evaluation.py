@@ -26,18 +26,18 @@ SCORE_ITEM_DIM_NS = 0.03
 
 
 @kernel
-def rank_targets(scores: Float32, prior: Float32, targets: Int32, above: Int32, equal: Int32, ranks: Float64) -> None:
-    """ranks[b] of item targets[b] by scores[:, b] + prior over all items; scores [items, B], prior [items].
+def rank_targets(scores: Float32, targets: Int32, above: Int32, equal: Int32, ranks: Float64) -> None:
+    """ranks[b] of item targets[b] by scores[:, b] over all items; scores [items, B].
 
     `above`, `equal` int32 [B] are scratch. Item by item, so that the scores are read once, in the order they lie in.
     """
     for b in range(targets.shape[0]):
         above[b] = 0
         equal[b] = -1
-    for j in range(prior.shape[0]):
+    for j in range(scores.shape[0]):
         for b in range(targets.shape[0]):
-            value = scores[j, b] + prior[j]
-            mark = scores[targets[b], b] + prior[targets[b]]
+            value = scores[j, b]
+            mark = scores[targets[b], b]
             above[b] += value > mark
             equal[b] += value == mark
     for b in range(targets.shape[0]):

@@ -3,7 +3,7 @@
 A kernel trusts its input: rows in range, C-contiguous arrays, the dtypes named here. Names used throughout: B clicks
 in the block, d the dimension, K the sequence length, C own candidates, M shared negatives, P popularity counters, F
 features of a candidate, of which the first P + 1 depend on the item alone, X = d + P + 2 columns of the extended rows
-[vector | features by item | bias], so that one matrix product gives a logit.
+[vector | features by item | 1], so that one matrix product gives a logit.
 
 numba keys its cache on disk by the file of a kernel, not by the files that it calls into: **a kernel may only call
 kernels of its own file**, else an upgrade could run stale machine code.
@@ -75,26 +75,19 @@ def _dot(left: Float32, a: int, right: Float32, b: int, size: int) -> np.float32
 def combine(
     clicked: Int32,
     kinds: Int32,
-    users: Int32,
     positions: Float32,
     priorities: Float32,
     inputs: Float32,
-    vectors: Float32,
-    known_users: int,
     h: Float32,
 ) -> None:
-    """Write h [B, d] = sum_k positions[k] * priorities[kind_k] * inputs[item_k] + vectors[user].
+    """Write h [B, d] = sum_k positions[k] * priorities[kind_k] * inputs[item_k]: where a user is in the items' space.
 
     `clicked`, `kinds` int32 [B, K], newest first, clicked -1 where there is none or it is masked: such holes are
-    skipped, never the end. Users beyond `known_users` are masked.
+    skipped, never the end.
     """
     for b in range(h.shape[0]):
-        if 0 <= users[b] < known_users:
-            for j in range(h.shape[1]):
-                h[b, j] = vectors[users[b], j]
-        else:
-            for j in range(h.shape[1]):
-                h[b, j] = 0.0
+        for j in range(h.shape[1]):
+            h[b, j] = 0.0
         for k in range(clicked.shape[1]):
             item = clicked[b, k]
             if item >= 0:
@@ -107,7 +100,6 @@ def combine(
 def extend(
     rows: Int32,
     vectors: Float32,
-    biases: Float32,
     log_counts: Float64,
     totals: Float64,
     first_ms: Float64,
@@ -115,7 +107,7 @@ def extend(
     correction: Float32,
     out: Float32,
 ) -> None:
-    """Write out [M, X] = [vector | features by item | bias - correction] of the items `rows` int32 [M].
+    """Write out [M, X] = [vector | features by item | -correction] of the items `rows` int32 [M].
 
     Features by item: log shares, counted from the floor, and the log age at `now` (ms).
     """
@@ -127,7 +119,7 @@ def extend(
         for p in range(counters):
             out[m, d + p] = max(log_counts[row, p] - totals[p], FLOOR) - FLOOR
         out[m, d + counters] = math.log1p(max(now - first_ms[row], 0.0) / 3_600_000.0)
-        out[m, d + counters + 1] = biases[row] - correction[m]
+        out[m, d + counters + 1] = -correction[m]
 
 
 @summing
@@ -147,14 +139,13 @@ def own_logits(
     weights: Float32,
     hx: Float32,
     vectors: Float32,
-    biases: Float32,
     slots: Int32,
     logits: Float32,
     shared: Float32,
 ) -> None:
     """Write logits [B, C] of the own candidates, -inf where there is none, and complete those of the negatives.
 
-    logit = hx[:d] . vector + weights[1:] . features + bias, with `features` [B, C, F], `weights` [B, 1 + F]. What
+    logit = hx[:d] . vector + weights[1:] . features, with `features` [B, C, F], `weights` [B, 1 + F]. What
     stands for a shared negative (`columns` [B, C] >= 0) adds its features of the context to shared [B, M] instead,
     where its logit is but for them. An own candidate is masked there: `slots` [items] is -1 or a negative's column.
     """
@@ -169,7 +160,7 @@ def own_logits(
                 logits[b, c] = -np.inf
                 shared[b, columns[b, c]] += mixed
             else:
-                logits[b, c] = _dot(hx, b, vectors, item, vectors.shape[1]) + mixed + biases[item]
+                logits[b, c] = _dot(hx, b, vectors, item, vectors.shape[1]) + mixed
                 if slots[item] >= 0:
                     shared[b, slots[item]] = -np.inf
 
@@ -269,20 +260,14 @@ def update_outputs(
     hx: Float32,
     vectors: Float32,
     vector_sums: Float32,
-    biases: Float32,
-    bias_sums: Float32,
     steps: Float32,
-    bias_rate: float,
 ) -> None:
-    """Move the items' output vectors and biases: each negative once with its summed gradient drows [M, X], then each
-    own candidate of each click by gradients [B, C], in order. All gradients were taken before the first row moved.
+    """Move the items' output vectors: each negative once with its summed gradient drows [M, X], then each own candidate
+    of each click by gradients [B, C], in order. All gradients were taken before the first row moved.
     """
     d = vectors.shape[1]
     for m in range(rows.shape[0]):
         _descend(vectors, vector_sums, rows[m], drows, m, np.float32(1.0), _mean_square(drows, m, d), steps)
-        slope = drows[m, drows.shape[1] - 1]
-        bias_sums[rows[m]] = steps[2] * bias_sums[rows[m]] + slope * slope
-        biases[rows[m]] -= bias_rate * slope / np.sqrt(steps[1] + bias_sums[rows[m]])
     for b in range(own.shape[0]):
         square = _mean_square(hx, b, d)
         for c in range(own.shape[1]):
@@ -292,27 +277,21 @@ def update_outputs(
             if abs(slope) < SKIPPED:
                 continue
             _descend(vectors, vector_sums, item, hx, b, slope, slope * slope * square, steps)
-            bias_sums[item] = steps[2] * bias_sums[item] + slope * slope
-            biases[item] -= bias_rate * slope / np.sqrt(steps[1] + bias_sums[item])
 
 
 @kernel
 def update_inputs(
     clicked: Int32,
     kinds: Int32,
-    users: Int32,
-    known_users: int,
     positions: Float32,
     priorities: Float32,
     dhx: Float32,
     scales: Float32,
     inputs: Float32,
     input_sums: Float32,
-    vectors: Float32,
-    vector_sums: Float32,
     steps: Float32,
 ) -> None:
-    """Move the context items' input vectors and the known users' vectors by scales[b] * dhx [B, :d], click by click."""
+    """Move the context items' input vectors by scales[b] * dhx [B, :d], click by click."""
     for b in range(clicked.shape[0]):
         scale = scales[b]
         square = scale * scale * _mean_square(dhx, b, inputs.shape[1])
@@ -321,5 +300,3 @@ def update_inputs(
             if item >= 0:
                 weight = positions[k] * priorities[kinds[b, k]]
                 _descend(inputs, input_sums, item, dhx, b, scale * weight, weight * weight * square, steps)
-        if 0 <= users[b] < known_users:
-            _descend(vectors, vector_sums, users[b], dhx, b, scale, square, steps)

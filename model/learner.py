@@ -109,7 +109,7 @@ class Learner:
         rows = resolve.grow(self.state, batch)
         times = steady_times(batch.times)
         contexts = self._contexts(rows, times, len(self.items))
-        losses = self._train(rows, contexts.hiding(known_items), known_users, known_items, learning_rate_scale)
+        losses = self._train(rows, contexts.hiding(known_items), known_items, learning_rate_scale)
         loss = float(losses.mean()) if len(losses) else math.nan
         self._note_learned(rows, known_items, loss, len(losses))
         self._count_in(rows, contexts)
@@ -181,9 +181,9 @@ class Learner:
         length = self.config.sequence_length
         return history.contexts(rows.who, rows.users, rows.items, rows.types, times, stored, length, known_items)
 
-    def _train(self, rows: Rows, contexts: Contexts, known_users: int, known_items: int, rate: float) -> Float64:
+    def _train(self, rows: Rows, contexts: Contexts, known_items: int, rate: float) -> Float64:
         """Train block after block, in order, on the clicks that have a context; their losses, float64 [trained]."""
-        opened = open_gates(contexts, self.users["repeat_share"][:known_users])
+        opened = open_gates(contexts, self.users["repeat_share"])
         # Nothing has been finished before the first batch: there is nothing to tell its targets from.
         ready = np.flatnonzero(contexts.following & (known_items > 0))
         weights = self._weights(rows)
@@ -199,7 +199,6 @@ class Learner:
             near,
             near_rows[ready],
             known_items,
-            known_users,
         )
         size = self.config.block
         losses = [self.trainer.train(whole.part(start, start + size), rate) for start in range(0, len(ready), size)]

@@ -35,8 +35,8 @@ def popular_shares(read: Readable) -> Float32:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Contexts with all that their scores are made of: `scores` float32 [items, B], less the bias; `found`: the items
-    that have features of the context; `weights` float32 [B, 1 + F]; `by_item` float32 [items, by item].
+    """Contexts with all that their scores are made of: `scores` float32 [items, B]; `found`: the items that have
+    features of the context; `weights` float32 [B, 1 + F]; `by_item` float32 [items, by item].
     """
 
     scores: Float32
@@ -50,18 +50,7 @@ def score(read: Readable, asked: Contexts) -> Scored:
     layout, now = read.layout, float(asked.times.mean())
     opened = gates.open_gates(asked, read.users["repeat_share"])
     weights = context_weights(layout, read.mixing, read.gates, opened, np.ones(len(asked), np.float32))
-    h = np.empty((len(asked), read.config.dim), np.float32)
-    kernels.combine(
-        asked.items,
-        asked.kinds,
-        asked.users,
-        read.positions,
-        read.types["priority"],
-        read.items["input"],
-        read.users["vector"],
-        len(read.users),
-        h,
-    )
+    h = embed(read, asked.items, asked.kinds)
     # This way round BLAS packs the few contexts, not the whole catalogue: three times as fast for a handful.
     scores: Float32 = read.items["vector"] @ (h * weights[:, :1]).T
     features = by_item(read, now)
@@ -69,6 +58,13 @@ def score(read: Readable, asked: Contexts) -> Scored:
     found = walk(read, asked, now)
     candidates.add_features(found, weights, layout.by_item, scores)
     return Scored(scores, found, weights, features)
+
+
+def embed(read: Readable, clicked: Int32, kinds: Int32) -> Float32:
+    """Where users with these last clicks are in the items' space, float32 [B, d]; `clicked`, `kinds` int32 [B, K]."""
+    h = np.empty((len(clicked), read.config.dim), np.float32)
+    kernels.combine(clicked, kinds, read.positions, read.types["priority"], read.items["input"], h)
+    return h
 
 
 def by_item(read: Readable, now: float) -> Float32:
@@ -114,11 +110,11 @@ def walk(read: Readable, asked: Contexts, now: float) -> Found:
 def target_ranks(read: Readable, asked: Contexts, targets: Int32) -> tuple[Float64, Float64]:
     """Ranks of `targets` int32 [B] by the model and by popularity, float64 [B]; inf for items without a row."""
     ranks, popular_ranks = np.full(len(targets), np.inf), np.full(len(targets), np.inf)
-    popular, biases = popular_shares(read), read.items["bias"]
+    popular = popular_shares(read)
     for chunk in _chunks(np.flatnonzero(targets < len(read.items)), len(read.items)):
         scores = score(read, asked.take(chunk)).scores
         found, above, equal = np.empty(len(chunk)), np.empty(len(chunk), np.int32), np.empty(len(chunk), np.int32)
-        rank_targets(scores, biases, targets[chunk], above, equal, found)
+        rank_targets(scores, targets[chunk], above, equal, found)
         ranks[chunk] = found
         rank_popular(popular, targets[chunk], found)
         popular_ranks[chunk] = found
@@ -180,8 +176,6 @@ def explain_score(read: Readable, user_id: str, item_id: str) -> Explanation | N
     pulls = weights[0] * strength * (read.items["input"][rows].astype(np.float64) @ out)
     parts = {
         "sequence": float(pulls.sum()),
-        "user": float(weights[0] * (read.users["vector"][user] @ out)),
-        "bias": float(read.items["bias"][item]),
         "popularity": float(shares[: layout.counters].sum()),
         "age": float(shares[layout.age]),
         "repeats": float(shares[layout.repeat : layout.follows].sum()),
@@ -213,9 +207,7 @@ def _user_scores(read: Readable, user_id: str) -> Float32:
     row = read.users.index.get(user_id)
     if row is None or read.users["clicks"][row, 0] < 0:
         return popular_shares(read)
-    scores: Float32 = score(read, requests(read, np.array([row], np.int32))).scores[:, 0]
-    scores += read.items["bias"]
-    return scores
+    return score(read, requests(read, np.array([row], np.int32))).scores[:, 0]
 
 
 def _chunks(rows: Int64, width: int) -> Iterator[Int64]:

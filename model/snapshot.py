@@ -16,7 +16,7 @@ from model.parts.neighbours import MEMBERS
 from model.state import State
 from model.table import Array, Table
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever an older reader could misread what a newer writer wrote."""
 
 

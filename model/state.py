@@ -143,8 +143,8 @@ class Readable:
 
 def user_columns(config: LearnerConfig) -> dict[str, Column]:
     """The columns of the user table, by part."""
-    vectors, clicks = embedding.user_columns(config.dim), history.user_columns(config.sequence_length)
-    return vectors | clicks | own_items.user_columns() | neighbours.user_columns()
+    clicks = history.user_columns(config.sequence_length)
+    return clicks | own_items.user_columns() | neighbours.user_columns()
 
 
 def item_columns(config: LearnerConfig) -> dict[str, Column]:

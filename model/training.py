@@ -26,8 +26,8 @@ from model.state import State
 class Block:
     """B clicks to train on: their contexts, `opened` int32 [B, GATES], `targets` int32 [B], `weights` float32 [B].
 
-    Items and users from `known_items` and `known_users` on are not in a finished batch yet. `near_rows` int32 [B]: the
-    search in `near` that a click reads, or -1.
+    Items from `known_items` on are not in a finished batch yet. `near_rows` int32 [B]: the search in `near` that a
+    click reads, or -1.
     """
 
     contexts: Contexts
@@ -37,7 +37,6 @@ class Block:
     near: Near
     near_rows: Int32
     known_items: int
-    known_users: int
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -53,7 +52,6 @@ class Block:
             self.near,
             self.near_rows[cut],
             self.known_items,
-            self.known_users,
         )
 
 
@@ -139,7 +137,6 @@ class Trainer:
             weights,
             hx,
             items["vector"],
-            items["bias"],
             slots,
             logits,
             shared,
@@ -212,12 +209,9 @@ class Trainer:
         kernels.combine(
             block.contexts.items,
             block.contexts.kinds,
-            block.contexts.users,
             state.positions,
             state.types["priority"],
             state.items["input"],
-            state.users["vector"],
-            block.known_users,
             h,
         )
         return h
@@ -228,7 +222,6 @@ class Trainer:
         kernels.extend(
             rows,
             items["vector"],
-            items["bias"],
             items["log_counts"],
             state.totals,
             items["first_ms"],
@@ -255,8 +248,7 @@ class Trainer:
         return dpositions, dpriorities
 
     def _move_rows(self, block: Block, found: Gradients, rate: float) -> None:
-        state, items, users = self._state, self._state.items, self._state.users
-        config = state.config
+        state, items, config = self._state, self._state.items, self._state.config
         steps = np.array([rate * config.learning_rate, config.accumulator_start, config.accumulator_decay], np.float32)
         kernels.update_outputs(
             found.rows,
@@ -266,30 +258,22 @@ class Trainer:
             found.hx,
             items["vector"],
             items["vector_sum"],
-            items["bias"],
-            items["bias_sum"],
             steps,
-            rate * config.bias_rate,
         )
         kernels.update_inputs(
             block.contexts.items,
             block.contexts.kinds,
-            block.contexts.users,
-            block.known_users,
             state.positions,
             state.types["priority"],
             found.dhx,
             found.scales,
             items["input"],
             items["input_sum"],
-            users["vector"],
-            users["vector_sum"],
             steps,
         )
         items.learned.add(found.rows)
         items.learned.add(found.own)
         items.learned.add(block.contexts.items)
-        users.learned.add(np.where(block.contexts.users < block.known_users, block.contexts.users, -1).astype(np.int32))
 
     def _move_weights(self, block: Block, found: Gradients, rate: float) -> None:
         state, config = self._state, self._state.config

@@ -14,9 +14,9 @@ from model.state import Readable
 from model.table import Column, Columns, Table
 
 READ = {
-    "users": ("vector", "clicks", "kinds", "pauses", "last_ms", "own_head", "repeat_share", "session"),
+    "users": ("clicks", "kinds", "pauses", "last_ms", "own_head", "repeat_share", "session"),
     "items": (
-        *("vector", "input", "bias", "log_counts", "first_ms", "returns", "clicks"),
+        *("vector", "input", "log_counts", "first_ms", "returns", "clicks"),
         *("next_items", "next_weights", "next_total", "next_ms", "recent_sessions", "session_count"),
     ),
     "types": ("priority",),

@@ -1,4 +1,8 @@
-"""Embeddings: vectors of items (as candidate and as context) and of users, and the priorities that weigh a context."""
+"""Embeddings: vectors of items, as candidate and as context, and the priorities that weigh a context.
+
+A user's embedding is where the last clicks are (`kernels.combine`). A learned vector of each user's own beside it
+ranked worse (docs/model.md).
+"""
 
 from __future__ import annotations
 
@@ -19,20 +23,13 @@ OTHER_TYPE = ""
 
 
 def item_columns(dim: int) -> dict[str, Column]:
-    """`vector` as candidate, `input` in a context, `bias`, and AdaGrad's sum of squares for each."""
+    """`vector` as candidate, `input` in a context, and AdaGrad's sum of squares for each."""
     return {
         "vector": Column(dim, np.float32),
         "vector_sum": Column(0, np.float32),
         "input": Column(dim, np.float32),
         "input_sum": Column(0, np.float32),
-        "bias": Column(0, np.float32),
-        "bias_sum": Column(0, np.float32),
     }
-
-
-def user_columns(dim: int) -> dict[str, Column]:
-    """`vector`, added to the context as it is, and AdaGrad's sum of squares."""
-    return {"vector": Column(dim, np.float32), "vector_sum": Column(0, np.float32)}
 
 
 def type_columns() -> dict[str, Column]:

@@ -21,7 +21,7 @@ from model.parts.popularity import long_counter
 from model.parts.transitions import Transitions
 from model.state import Readable
 
-LAYOUT = 2
+LAYOUT = 3
 _PROTOCOL = 4
 """Python 3.4 reads it; 5 would need 3.8."""
 
@@ -47,10 +47,9 @@ def plain(learner: Learner, metadata: Mapping[str, Any], top_n: int) -> dict[str
     recent = np.where(users["clicks"] >= 0, types["priority"][users["kinds"]], np.float32(0.0))
     return {
         "layout": LAYOUT,
-        "user_embeddings": users["vector"],
+        "user_embeddings": ranking.embed(read, users["clicks"], users["kinds"]),
         "item_embeddings": items["vector"],
         "item_input_embeddings": items["input"],
-        "item_bias": items["bias"],
         "item_popularity": ranking.popular_shares(read),
         **parts(read),
         "position_priorities": learner.position_priorities,
@@ -80,7 +79,7 @@ def parts(read: Readable) -> dict[str, Any]:
     repeat = weights[1 + layout.repeat : 1 + layout.follows]
     return {
         "embedding_scale": float(weights[0]),
-        "item_prior": read.items["bias"] + by_item @ weights[1 : 1 + layout.by_item],
+        "item_prior": by_item @ weights[1 : 1 + layout.by_item],
         "repeat_weights": repeat[: layout.length],
         "item_repeat_gain": repeat[-2] * long + repeat[-1] * by_item[:, layout.age],
         "next_items": read.items["next_items"],

@@ -66,8 +66,3 @@ def test_weights_that_are_held_stay_at_zero(name: str) -> None:
     assert not mixing.served[held].any()
     assert not mixing.gates[:, held].any()
     assert np.count_nonzero(mixing.gates) > 0
-
-
-def test_user_vectors_can_be_left_out() -> None:
-    assert learned("gates").users["vector"].any()
-    assert not learned("user vectors").users["vector"].any()

@@ -64,7 +64,7 @@ def certain(learner: Learner, block: Any, b: int) -> list[int]:
             int(item) for item in block.near.items[block.near_rows[b], : candidates_module.SURE_NEAR] if item >= 0
         ]
     held = list[int]()
-    chunk = learner.users["own_head"][block.contexts.users[b]] if block.contexts.users[b] < block.known_users else -1
+    chunk = learner.users["own_head"][block.contexts.users[b]]
     while chunk >= 0:
         held += [int(item) for item in learner.state.chunks["items"][chunk] if item >= 0]
         chunk = learner.state.chunks["links"][chunk]
@@ -96,9 +96,9 @@ def candidates(
     return found
 
 
-def context_vector(model: Mapping[str, Array], clicked: Array, kinds: Array, user: int, known_users: int) -> Array:
+def context_vector(model: Mapping[str, Array], clicked: Array, kinds: Array) -> Array:
     """H of one click."""
-    h = model["user"][user].copy() if user < known_users else np.zeros(model["output"].shape[1])
+    h = np.zeros(model["output"].shape[1])
     for k, item in enumerate(clicked):
         if item >= 0:
             h += model["positions"][k] * model["priorities"][kinds[k]] * model["input"][item]
@@ -125,9 +125,9 @@ def block_loss(
     total, asked = 0.0, block.contexts
     for b in range(len(block)):
         mix = weights(model, places, opened[b], bool(block.near_rows[b] >= 0))
-        h = context_vector(model, asked.items[b], asked.kinds[b], int(asked.users[b]), block.known_users)
+        h = context_vector(model, asked.items[b], asked.kinds[b])
         logits = {
-            item: mix[0] * (h @ model["output"][item]) + model["bias"][item] + mix[1:] @ values - shift
+            item: mix[0] * (h @ model["output"][item]) + mix[1:] @ values - shift
             for item, (shift, values) in found[b].items()
         }
         top = max(logits.values())

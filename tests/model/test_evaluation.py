@@ -21,16 +21,16 @@ from tests.model.streams import SMALL, random_batches, run
 @given(st.lists(st.lists(st.integers(-2, 2), min_size=5, max_size=5), min_size=1, max_size=4), st.integers(0, 4))
 def test_ranks_average_ties(columns: list[list[int]], target: int) -> None:
     """Ranks equal the naive ones over few distinct values, where nearly everything ties."""
-    prior = np.array([0, 1, 0, -1, 0], np.float32)
+    popular = np.array([0, 1, 0, -1, 0], np.float32)
     scores = np.array(columns, np.float32).T.copy()
     wide = len(columns)
     ranks, targets = np.empty(wide), np.full(wide, target, np.int32)
 
-    rank_targets(scores, prior, targets, np.empty(wide, np.int32), np.empty(wide, np.int32), ranks)
+    rank_targets(scores, targets, np.empty(wide, np.int32), np.empty(wide, np.int32), ranks)
 
-    assert ranks.tolist() == [naive.rank([x + p for x, p in zip(c, prior, strict=True)], target) for c in columns]
-    rank_popular(prior, targets, ranks)
-    assert ranks.tolist() == [naive.rank(prior.tolist(), target)] * wide
+    assert ranks.tolist() == [naive.rank(column, target) for column in columns]
+    rank_popular(popular, targets, ranks)
+    assert ranks.tolist() == [naive.rank(popular.tolist(), target)] * wide
 
 
 def test_sums_are_cut_at_twenty() -> None:

@@ -130,7 +130,6 @@ def test_reasons_add_up() -> None:
     """The parts of a score add up to it, for every item; of that, each recent item brings its share."""
     learner = Learner(SMALL)
     run(learner, random_batches(8, 60))
-    learner.users["vector"][:] = 0.3
     user, read = learner.users.ids[1], learner.state.readable()
     recent = {learner.items.ids[row] for row in learner.users["clicks"][1]}
     named, seen = set[str](), set[str]()
@@ -213,13 +212,13 @@ def test_rate_zero_moves_nothing() -> None:
     """At a learning rate scale of 0 clicks are counted, but no weight moves."""
     learner = Learner(SMALL)
     run(learner, random_batches(3, 40))
-    before = {name: learner.items[name].copy() for name in ("vector", "input", "bias", "log_counts")}
+    before = {name: learner.items[name].copy() for name in ("vector", "input", "log_counts")}
     weights = learner.state.mixing.values.copy()
     size = len(learner.items)
 
     learner.learn(random_batches(4, 40)[3], 0.0)
 
-    for name in ("vector", "input", "bias"):
+    for name in ("vector", "input"):
         np.testing.assert_array_equal(learner.items[name][:size], before[name])
     np.testing.assert_array_equal(learner.state.mixing.values, weights)
     assert (learner.items["log_counts"][:size] != before["log_counts"]).any()

@@ -120,7 +120,7 @@ def narrowed(taken: Snapshot) -> Snapshot:
 
 
 def widened(taken: Snapshot) -> Snapshot:
-    taken.parts["users"]["vector"] = taken.parts["users"]["vector"].astype(np.float64)
+    taken.parts["users"]["clicks"] = taken.parts["users"]["clicks"].astype(np.float64)
     return taken
 
 
@@ -155,10 +155,10 @@ def doubled(taken: Snapshot) -> Snapshot:
     ("damage", "named"),
     [
         (narrowed, "items/vector"),
-        (widened, "users/vector"),
+        (widened, "users/clicks"),
         (unknown_row, "users/clicks"),
         (negative_ring, "rings/long"),
-        (without("items", "bias"), "'items': 'bias'"),
+        (without("items", "input"), "'items': 'input'"),
         (without("weights", "fisher"), "'weights': 'fisher'"),
         (without("rings", "pushed"), "'pushed'"),
         (with_meta(format=99), "format 99"),

@@ -30,7 +30,6 @@ def case() -> Case:
     mixing = learner.state.mixing
     mixing.values[:] = np.linspace(0.4, -0.5, len(mixing.values))
     mixing.gates[:] = np.random.default_rng(1).normal(scale=0.1, size=mixing.gates.shape)
-    learner.users["vector"][:] += 0.1
     now = float(learner.state.now_ms[0])
     contexts = Contexts(
         np.array([0, 1, 2, newcomer], np.int32),
@@ -50,7 +49,6 @@ def case() -> Case:
         learner.trainer.search(contexts.take(wanted)),
         np.array([0, -1, 1, -1], np.int32),
         new,
-        newcomer,
     )
     rows = learner.trainer.negatives(block).copy()
     return learner, block, rows, learner.trainer._correction[: len(rows)].copy()
@@ -62,8 +60,6 @@ def reference(learner: Learner) -> dict[str, naive.Array]:
     return {
         "output": learner.items["vector"].astype(np.float64),
         "input": learner.items["input"].astype(np.float64),
-        "bias": learner.items["bias"].astype(np.float64),
-        "user": learner.users["vector"].astype(np.float64),
         "positions": state.positions.astype(np.float64),
         "priorities": state.types["priority"].astype(np.float64),
         "weights": state.mixing.values.copy(),
@@ -85,18 +81,14 @@ def summed(learner: Learner, block: Block, found: Gradients) -> dict[str, naive.
     total = {name: np.zeros_like(array) for name, array in reference(learner).items()}
     for m, row in enumerate(found.rows):
         total["output"][row] += found.drows[m, :d]
-        total["bias"][row] += found.drows[m, -1]
     for b in range(len(block)):
         for c, item in enumerate(found.own[b]):
             if item >= 0:
                 total["output"][item] += found.own_gradients[b, c] * found.hx[b, :d]
-                total["bias"][item] += found.own_gradients[b, c]
         for k, item in enumerate(asked.items[b]):
             if item >= 0:
                 weight = state.positions[k] * state.types["priority"][asked.kinds[b, k]]
                 total["input"][item] += weight * found.scales[b] * found.dhx[b, :d]
-        if asked.users[b] < block.known_users:
-            total["user"][asked.users[b]] += found.scales[b] * found.dhx[b, :d]
         total["gates"][block.opened[b]] += found.dweights[b]
     total["positions"], total["priorities"] = found.dpositions, found.dpriorities
     width, places = found.dweights.shape[1], state.mixing.layout.searched
@@ -138,7 +130,7 @@ def test_loss_is_the_formula(case: Case) -> None:
     assert float(found.loss @ block.weights) == pytest.approx(naive_loss(case, reference(learner))(), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["output", "input", "bias", "user", "positions", "priorities"])
+@pytest.mark.parametrize("name", ["output", "input", "positions", "priorities"])
 def test_gradient_is_the_slope(case: Case, name: str) -> None:
     """Each gradient equals the finite difference of the naive loss, for every single number."""
     learner, block, rows, _ = case
@@ -184,16 +176,14 @@ def test_step_lowers_the_loss(case: Case) -> None:
     assert naive_loss(case, reference(learner))() < before
 
 
-def test_masked_users_and_holes_do_not_move(case: Case) -> None:
-    """Nobody's vector moves but those of known users in the block, no input but those of the contexts."""
+def test_only_inputs_of_contexts_move(case: Case) -> None:
+    """No input vector moves but those of the contexts."""
     learner, block, _, _ = case
-    users, inputs = learner.users["vector"].copy(), learner.items["input"].copy()
+    inputs = learner.items["input"].copy()
 
     learner.trainer.train(block, 1.0)
 
-    moved_users = np.flatnonzero((learner.users["vector"] != users).any(axis=1))
     moved_inputs = np.flatnonzero((learner.items["input"] != inputs).any(axis=1))
-    assert moved_users.tolist() == [0, 1, 2]
     assert moved_inputs.tolist() == [0, 1, 2, 3, 4, 5, 7]
 
 
@@ -201,7 +191,7 @@ def test_touched_rows_are_those_that_changed(case: Case) -> None:
     """Every item row that a block moved is noted, once."""
     learner, block, _, _ = case
     learner.items.learned.take()
-    before = {name: learner.items[name].copy() for name in ("vector", "input", "bias")}
+    before = {name: learner.items[name].copy() for name in ("vector", "input")}
 
     learner.trainer.train(block, 1.0)
 
