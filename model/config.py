@@ -20,17 +20,17 @@ class LearnerConfig:
     `dim`: length of a vector. `sequence_length`: how many of a user's last clicks are looked at. `learning_rate`:
     AdaGrad step of vectors; `priority_rate`: of position and type priorities. `negatives`: most shared negatives
     per block; `block`: clicks per mini-batch. `type_priorities`: where each event type starts (case does not
-    matter), others at `default_type_priority`; event types beyond `type_limit` share one row. `half_lives_hours`:
-    of the popularity counters; `baseline_half_life`: which of them is the yardstick. `accumulator_start`,
-    `accumulator_decay`: of AdaGrad's sums of squares. `ridge`, `fisher_decay`, `weight_step_clicks`: of the
-    natural-gradient step of the global weights. `long_ring`, `short_ring`: how many recent targets negatives are
-    drawn from. `gate_rate`, `gate_start`: AdaGrad step of the gates' rows, and where its sums of squares start.
-    `own_items`: most distinct items remembered per user; `transitions`: per item, what follows it. `sessions`: how
-    many of the last sessions are kept (a power of two); `item_sessions`: how many of them an item knows.
-    `search_clicks`, `search_least`: neighbours are searched for every training click up to so many, then with
-    falling probability, never below the least; `search_reach`: so many further clicks of the user read the same
-    search. `score_share`: cost of scoring as a share of the cost of learning (0: no scoring); `score_fraction`:
-    score this fraction of all clicks instead, whatever it costs.
+    matter; below zero: it takes back, see `Learner`), others at `default_type_priority`; event types beyond
+    `type_limit` share one row. `half_lives_hours`: of the popularity counters; `baseline_half_life`: which of them
+    is the yardstick. `accumulator_start`, `accumulator_decay`: of AdaGrad's sums of squares. `ridge`,
+    `fisher_decay`, `weight_step_clicks`: of the natural-gradient step of the global weights. `long_ring`,
+    `short_ring`: how many recent targets negatives are drawn from. `gate_rate`, `gate_start`: AdaGrad step of the
+    gates' rows, and where its sums of squares start. `own_items`: most distinct items remembered per user;
+    `transitions`: per item, what follows it. `sessions`: how many of the last sessions are kept (a power of two);
+    `item_sessions`: how many of them an item knows. `search_clicks`, `search_least`: neighbours are searched for
+    every training click up to so many, then with falling probability, never below the least; `search_reach`: so
+    many further clicks of the user read the same search. `score_share`: cost of scoring as a share of the cost of
+    learning (0: no scoring); `score_fraction`: score this fraction of all clicks instead, whatever it costs.
     """
 
     dim: int = 64
@@ -102,7 +102,7 @@ class LearnerConfig:
         for name, value in self.type_priorities.items():
             if not isinstance(name, str) or not name:
                 raise ValueError(f"type_priorities[{name!r}]: the event type must be a non-empty string")
-            _check_real(f"type_priorities[{name!r}]", value, 0.0, 1e3)
+            _check_real(f"type_priorities[{name!r}]", value, -1e3, 1e3)
 
     def _check_half_lives(self) -> None:
         if not 0 <= self.baseline_half_life < len(self.half_lives_hours):

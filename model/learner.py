@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from model import memory, ranking, resolve
-from model.batch import Batch, Float32, Float64, Int64, Learned, Scores, UInt8
+from model.batch import Batch, Float32, Float64, Int32, Int64, Learned, Scores, UInt8
 from model.config import LearnerConfig
 from model.evaluation import affordable, learn_cost, summarize
 from model.memory import Context
@@ -27,6 +28,8 @@ class Learner:
     """The priority-aware sequence recommender. `score` and `learn` raise `ValueError` for columns that do not fit.
 
     The same batches in the same order give the same state, bit for bit, on one machine with one BLAS thread.
+    A click of a type with a negative priority takes back (`cancel`, `unlike`): it stands in its user's context with
+    that priority, but is no target, and counts neither for its item nor for what is clicked together.
     `view` is the serving view that was published to last: it alone knows which rows it lacks.
     """
 
@@ -74,7 +77,7 @@ class Learner:
             return NOTHING_SCORED
         rows = resolve.find(self.state, batch)
         contexts = self._contexts(rows, steady_times(batch.times), len(self.items))
-        ready = np.flatnonzero(contexts.following)
+        ready = np.flatnonzero(contexts.following & self._wanted(rows))
         chosen = np.sort(self.state.score_random.choice(ready, min(count, len(ready)), replace=False))
         return self._note_scores(*self._ranks(rows, contexts, chosen))
 
@@ -185,7 +188,7 @@ class Learner:
         """Train block after block, in order, on the clicks that have a context; their losses, float64 [trained]."""
         opened = open_gates(contexts, self.users["repeat_share"])
         # Nothing has been finished before the first batch: there is nothing to tell its targets from.
-        ready = np.flatnonzero(contexts.following & (known_items > 0))
+        ready = np.flatnonzero(contexts.following & self._wanted(rows) & (known_items > 0))
         weights = self._weights(rows)
         wanted, near_rows = neighbours.sources(
             self._draw_searches(len(rows)), history.predecessors(rows.who), self.config.search_reach
@@ -212,19 +215,32 @@ class Learner:
 
     def _weights(self, rows: Rows) -> Float32:
         """By how much each click counts as a target, float32 [n]: its type's priority, one on the stream's average."""
-        priorities = self.state.types["start"][rows.types]
+        priorities = np.maximum(self.state.types["start"][rows.types], 0.0)
         mean = self.state.mean_priority
         mean *= 0.5 ** (len(rows) / LEARNED_HALF_LIFE)
         mean += (float(priorities.sum(dtype=np.float64)), len(rows))
         average = mean[0] / mean[1] if mean[0] > 0.0 else 1.0
         return np.asarray(priorities / np.float32(average), np.float32)
 
+    def _wanted(self, rows: Rows) -> npt.NDArray[np.bool_]:
+        """Whether a click says that the user wants the item, bool [n]; one of a negative priority says the opposite."""
+        return np.asarray(self.state.types["start"][rows.types] >= 0.0)
+
     def _count_in(self, rows: Rows, contexts: Contexts) -> None:
-        """The batch is finished: its clicks enter every part's memory of the stream."""
+        """The batch is finished: its clicks enter every part's memory of the stream, unwanted items only histories."""
         if not len(rows):
             return
+        wanted = self._wanted(rows)
+        if wanted.all():
+            self._count_wanted(rows, contexts.items, contexts.times)
+        elif wanted.any():
+            self._count_wanted(rows.take(np.flatnonzero(wanted)), contexts.items[wanted], contexts.times[wanted])
+        history.remember(rows.users, rows.items, rows.types, contexts.times, Histories.of(self.users))
+        self.state.now_ms[0] = max(float(self.state.now_ms[0]), float(contexts.times.max()))
+        self.users.remembered.add(rows.users)
+
+    def _count_wanted(self, rows: Rows, before: Int32, times: Float64) -> None:
         state, items, users, config = self.state, self.items, self.users, self.config
-        before, times = contexts.items, contexts.times
         transitions.count_in(rows.items, before, times, transitions.Transitions.of(items))
         neighbours.make_room(state.sessions, len(rows), config.sessions)
         sessions = state.readable().neighbour_sessions()
@@ -232,14 +248,11 @@ class Learner:
             rows.who, rows.users, rows.items, times, users["last_ms"], state.sessions, sessions
         )
         chunks = own_items.count_in(rows.users, rows.items, times, users, state.chunks, items, config.own_items)
-        history.remember(rows.users, rows.items, rows.types, times, Histories.of(users))
         age.count_in(rows.items, times, items["first_ms"])
         count_clicks(rows.items, times, self._rates, items["log_counts"], state.totals)
         state.ring.push(rows.items, items["long_count"], items["short_count"])
-        state.now_ms[0] = max(float(state.now_ms[0]), float(times.max()))
         state.sessions.remembered.add(joined)
         state.chunks.remembered.add(chunks)
-        users.remembered.add(rows.users)
         items.remembered.add(rows.items)
         items.remembered.add(before[:, : transitions.LAGS])
 

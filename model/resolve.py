@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.batch import Batch, Coded, Int32
+from model.batch import Batch, Coded, Int32, Int64
 from model.parts import embedding
 from model.state import State
 from model.table import Table
@@ -25,6 +25,10 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.users)
+
+    def take(self, chosen: Int64) -> Rows:
+        """Those of some clicks; users keep their numbers."""
+        return Rows(self.who[chosen], self.users[chosen], self.items[chosen], self.types[chosen])
 
 
 def check(batch: Batch) -> None:

@@ -114,7 +114,7 @@ def count_in(
 ) -> Int32:
     """Put each click of a batch into its user's session, in order; the slots that changed are answered, int32.
 
-    `who` int32 [n] numbers the users within the batch. `kept` has room for the batch (`make_room`) and is cut to what
+    `who` int32 [n] numbers the users, from 0. `kept` has room for the batch (`make_room`) and is cut to what
     is in use. `last_ms` float64 [users] as before the batch.
     """
     touched = np.empty(len(users), np.int32)
@@ -163,7 +163,7 @@ def _count_in(
     """Put each click into its user's session, in order; the slots that changed go to `touched`, and how many is
     answered.
     """
-    count, last = 0, np.full(users.shape[0], np.nan)
+    count, last = 0, np.full(who.max() + 1, np.nan)
     for i in range(users.shape[0]):
         before = last_ms[users[i]] if np.isnan(last[who[i]]) else last[who[i]]
         slot = _join(sessions, users[i], items[i], times[i] - before)

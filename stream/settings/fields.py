@@ -145,13 +145,13 @@ class Group(BaseModel):
         return self
 
 
-def positive(values: dict[str, float]) -> dict[str, float]:
-    if not all(name and len(name) <= 64 and 0 < number <= 100 for name, number in values.items()):
+def no_zero(values: dict[str, float]) -> dict[str, float]:
+    if not all(name and len(name) <= 64 and 0 < abs(number) <= 100 for name, number in values.items()):
         raise ValueError("not priorities")
     return values
 
 
-Priorities = Annotated[dict[str, float], BeforeValidator(read_priorities), AfterValidator(positive)]
+Priorities = Annotated[dict[str, float], BeforeValidator(read_priorities), AfterValidator(no_zero)]
 
 
 @dataclass(frozen=True, slots=True)

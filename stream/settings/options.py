@@ -215,9 +215,10 @@ class ModelOptions(Group):
     epochs: int = option("Passes of a full training.", 15, unit="epochs", ge=1, le=1000)
     seed: int = option("Seed of everything random.", _MODEL.seed, ge=0, le=(1 << 63) - 1)
     type_priorities: Priorities = option(
-        "How much a click of each type counts at the start; the model learns on from there.",
+        "How much a click of each type counts at the start; the model learns on from there. Below 0: it takes back, as "
+        "`cancel` does.",
         dict(_MODEL.type_priorities),
-        allowed="type=number pairs joined by commas, numbers above 0 and at most 100",
+        allowed="type=number pairs joined by commas, numbers from -100 to 100 but 0",
     )
     default_type_priority: float = option(
         "The same for types that are not named.", _MODEL.default_type_priority, gt=0, le=100

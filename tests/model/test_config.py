@@ -28,7 +28,7 @@ from model.config import LearnerConfig
         ("ridge", 0.0),
         ("score_share", float("inf")),
         ("score_fraction", 1.1),
-        ("type_priorities", {"view": -1.0}),
+        ("type_priorities", {"view": -1001.0}),
         ("type_priorities", {"": 1.0}),
         ("half_lives_hours", (1.0, 0.0)),
         ("baseline_half_life", 4),

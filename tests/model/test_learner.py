@@ -308,3 +308,32 @@ def test_priorities_count_for_targets() -> None:
 
     learner.learn(Batch.of(*clicks))
     assert (learner.items["vector"] != vectors).any()
+
+
+def test_a_negative_type_takes_back() -> None:
+    """A cancelled click is no target, nor counted for its item or its session; it stands in its user's context, with a
+    negative priority, and what is scored are wanted items alone.
+    """
+    config = LearnerConfig(dim=4, type_priorities={"buy": 1.0, "cancel": -1.0}, score_fraction=1.0)
+    plain, taking = Learner(config), Learner(config)
+    for learner in (plain, taking):
+        learner.learn(Batch.of(["a", "b"] * 4, ["x", "y", "z", "x"] * 2, np.arange(8) * 60_000, ["buy"] * 8))
+    items = snapshot.dump(plain).parts["items"]
+    cancelled = Batch.of(["a", "b"], ["x", "x"], [480_000, 540_000], ["cancel"] * 2)
+    assert taking.score(cancelled).scored == 0
+    taking.learn(cancelled)
+
+    for name, array in snapshot.dump(taking).parts["items"].items():
+        np.testing.assert_array_equal(array, items[name], err_msg=name)
+    assert taking.users["clicks"][:, 0].tolist() == [taking.items.index["x"]] * 2
+    assert taking.type_priorities["cancel"] == -1.0
+    before, after = (learner.explain_score("a", "z") for learner in (plain, taking))
+    assert before is not None
+    assert after is not None
+    assert before.parts["sequence"] != after.parts["sequence"]
+
+    mixed = Batch.of(["a", "a", "b"], ["x", "z", "y"], [600_000, 660_000, 720_000], ["cancel", "buy", "buy"])
+    assert taking.score(mixed).scored == 2
+    counts = taking.items["clicks"].tolist()
+    taking.learn(mixed)
+    assert (taking.items["clicks"] - counts).tolist() == [float(name in {"z", "y"}) for name in taking.items.ids]

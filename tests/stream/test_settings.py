@@ -166,7 +166,7 @@ def test_all_problems_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"kafka.topic": ".."}, "1 to 249"),
         ({"ray.address": "ray://"}, "ray://host:port"),
         ({"model.type_priorities": "view=x"}, "type=number"),
-        ({"model.type_priorities": "view=-1"}, "type=number"),
+        ({"model.type_priorities": "view=-101"}, "type=number"),
         ({"model.dim": 6}, "a multiple of 4"),
     ],
 )
