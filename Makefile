@@ -65,9 +65,10 @@ bench: venv ## Measure speed and quality, one benchmark after another (BENCH_DAT
 	@$(BIN)/python -m bench.throughput $(BENCH_DATA) $(BENCH_ARGS)
 	@$(BIN)/python -m bench.scaling $(BENCH_ARGS)
 	@$(if $(BENCH_DATA),$(BIN)/python -m bench.incremental $(BENCH_DATA) $(BENCH_ARGS),echo \
-	  'bench.incremental, .quality and .ablation are left out: they want a real stream: make bench BENCH_DATA=FILE' >&2)
+	  'bench.incremental, .quality, .ablation and .weights are left out: they want a real stream: make bench BENCH_DATA=FILE' >&2)
 	@$(if $(BENCH_DATA),$(BIN)/python -m bench.quality $(BENCH_DATA) $(BENCH_ARGS))
 	@$(if $(BENCH_DATA),$(BIN)/python -m bench.ablation $(BENCH_DATA) $(BENCH_ARGS))
+	@$(if $(BENCH_DATA),$(BIN)/python -m bench.weights $(BENCH_DATA) $(BENCH_ARGS))
 
 lint: venv ## Check style and types: ruff, then mypy
 	@$(BIN)/ruff check

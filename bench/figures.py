@@ -33,12 +33,14 @@ def mean(values: npt.NDArray[np.bool_] | Float64) -> float:
     return round(float(values.mean()), 5) if len(values) else 0.0
 
 
-def interval(ranks: Float64, users: Int32, seed: int) -> tuple[float, float]:
-    """95 % of MRR@20, by drawing the users anew with replacement, each with all of their scored clicks."""
-    if not len(ranks):
+def interval(gains: Float64, users: Int32, seed: int) -> tuple[float, float]:
+    """95 % of the mean of what each scored click gained, by drawing the users anew with replacement, each with all of
+    their clicks. With reciprocal ranks that is the interval of MRR, with differences of them that of a lead.
+    """
+    if not len(gains):
         return 0.0, 0.0
     _, local = np.unique(users, return_inverse=True)
-    sums, counts = np.bincount(local, reciprocal(ranks, 20)), np.bincount(local)
+    sums, counts = np.bincount(local, gains), np.bincount(local)
     random = np.random.default_rng(seed)
     means = np.empty(RESAMPLES)
     for place in range(RESAMPLES):

@@ -1,13 +1,14 @@
 """How well the next click is ranked, live: the product and its peers, each led through the same recorded stream.
 
-    python -m bench.quality STREAM.parquet [--json] [--limit N] [--user-column session_id] [--batch 500]
-        [--fraction 0.2] [--warmup 0.1] [--seed 0] [--peers all|NAME,...] [--plot FILE.png]
+    python -m bench.quality STREAM.parquet [--json] [--limit N] [--skip 0] [--user-column session_id]
+        [--batch 500] [--fraction 0.2] [--warmup 0.1] [--seed 0] [--peers all|NAME,...] [--plot FILE.png]
 
 Test-then-learn, as `bench/protocol.py` says it: each batch is ranked on the state before it, over the whole catalogue,
 then learned. The product is its own learner through its own seam, with its own defaults; the seed alone is set.
 `learn_seconds` and `score_seconds` are the processor's, of one thread; scoring costs only what the scored clicks need.
-`interval` is the 95 % bootstrap interval of `mrr20`, users drawn anew. A batch size beside 500 shows what freshness
-is worth: `--batch 50`, `--batch 5000`; the scored clicks stay the same.
+`interval` is the 95 % bootstrap interval of `mrr20`, users drawn anew; a peer's `lead` is that of the product's lead
+over it, click by click. `--skip` leaves the first clicks out, to look at some that no setting was chosen on. A batch
+size beside 500 shows what freshness is worth: `--batch 50`, `--batch 5000`; the scored clicks stay the same.
 
 Peers that stand on libraries need `pip install '.[peers]'`, the neural ones `pip install '.[peers-torch]'`; where one
 is not installed, its place in the output says so (`skipped`). `--plot` draws the product and the two best peers.
@@ -27,7 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from bench.common import machine, say, show
 from bench.curves import draw, plotting
-from bench.figures import interval, summary
+from bench.figures import interval, reciprocal, summary
 from bench.peers import PEERS, Variants
 from bench.peers.peer import NotInstalled, PeerContender
 from bench.protocol import Contender, Exam, Sat, set_exam, sit
@@ -56,7 +57,7 @@ class Product:
 
 def main() -> None:
     options = _options()
-    stream = read_stream(options.path, options.limit, options.user_column)
+    stream = read_stream(options.path, options.limit, options.user_column, options.skip)
     exam = set_exam(stream, options.batch, options.fraction, options.warmup, options.seed)
     if options.plot:
         plotting()  # rather now than after an hour
@@ -64,7 +65,7 @@ def main() -> None:
     if options.plot:
         draw(options.plot, exam, best(result, ranks, PLOTTED_PEERS))
     result["settings"] |= {
-        name: getattr(options, name) for name in ("limit", "user_column", "fraction", "warmup", "seed")
+        name: getattr(options, name) for name in ("limit", "skip", "user_column", "fraction", "warmup", "seed")
     }
     if options.json:
         show(result, as_json=True)
@@ -76,6 +77,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path, help="Parquet or JSON lines")
     parser.add_argument("--limit", type=int, default=None, help="clicks, from the front")
+    parser.add_argument("--skip", type=int, default=0, help="clicks of the file that are left out before")
     parser.add_argument("--user-column", default="user_id", help="the column that says who clicked")
     parser.add_argument("--batch", type=_positive, default=500, help="clicks between two states")
     parser.add_argument("--fraction", type=float, default=0.2, help="share of the clicks that is scored")
@@ -138,11 +140,16 @@ class _Judge:
             "scored": len(sat.ranks),
             "batch": self.exam.batch,
             **quality,
-            "interval": interval(sat.ranks, self._users, self._seed),
+            "interval": interval(reciprocal(sat.ranks, 20), self._users, self._seed),
             "learn_seconds": round(sat.learn_seconds, 3),
             "score_seconds": round(sat.score_seconds, 3),
             "events_per_second": round(events / max(sat.learn_seconds, 1e-9)),
         }
+
+    def lead(self, name: str) -> tuple[float, float]:
+        """The interval of the product's MRR@20 less that of a peer's best variant, on the same clicks."""
+        gains = reciprocal(self.ranks["product"], 20) - reciprocal(self.ranks[name], 20)
+        return interval(gains, self._users, self._seed)
 
 
 def _sat(name: str, contender: Contender, exam: Exam) -> Sat:
@@ -163,7 +170,8 @@ def _peer(name: str, variants: Variants, judge: _Judge) -> dict[str, Any]:
             return {"skipped": str(error)}
         found[variant] = judge.figures(name, _sat(f"{name} {variant}", contender, judge.exam))
     top = max(found, key=lambda variant: float(found[variant]["mrr20"]))
-    return {**found[top], "variant": top, "variants": {variant: each["mrr20"] for variant, each in found.items()}}
+    variants_reached = {variant: each["mrr20"] for variant, each in found.items()}
+    return {**found[top], "lead": judge.lead(name), "variant": top, "variants": variants_reached}
 
 
 def _print_table(result: dict[str, Any]) -> None:

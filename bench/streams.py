@@ -54,13 +54,13 @@ class Stream:
         return len(self.times)
 
 
-def read_stream(path: Path, limit: int | None = None, user_column: str = "user_id") -> Stream:
-    """The first `limit` rows of a Parquet or JSON lines file, decoded as the product decodes its messages.
+def read_stream(path: Path, limit: int | None = None, user_column: str = "user_id", skip: int = 0) -> Stream:
+    """`limit` rows, from row `skip` on, of a Parquet or JSON lines file, decoded as the product decodes its messages.
 
     Rows that the product would reject are left out, and counted on standard error. Ends with a message where the
     file cannot be read, has no `user_column`, or nothing is left.
     """
-    lines = [_line(row, user_column) for row in _rows(path, limit, user_column)]
+    lines = [_line(row, user_column) for row in _rows(path, limit, user_column, skip)]
     count = len(lines)
     decoded = decode_chunk(RawChunk(0, np.arange(count), np.zeros(count, np.int64), lines), DecodeRules())
     if decoded.rejects:
@@ -70,20 +70,20 @@ def read_stream(path: Path, limit: int | None = None, user_column: str = "user_i
     return Stream.of(path.stem, decoded.users, decoded.items, decoded.times, decoded.types)
 
 
-def _rows(path: Path, limit: int | None, user_column: str) -> Iterable[Mapping[str, Any]]:
+def _rows(path: Path, limit: int | None, user_column: str, skip: int) -> Iterable[Mapping[str, Any]]:
     if not path.is_file():
         raise SystemExit(f"{path}: there is no such file")
     with path.open("rb") as file:
         if file.read(len(PARQUET_MAGIC)) != PARQUET_MAGIC:
             file.seek(0)
             lines = [line for line in file if line.strip()]
-            return [msgspec.json.decode(line) for line in lines[:limit]]
+            return [msgspec.json.decode(line) for line in lines[skip:][:limit]]
     names = pq.read_schema(path).names
     missing = [name for name in (user_column, "product_id", "timestamp") if name not in names]
     if missing:
         raise SystemExit(f"{path}: no column {' and no column '.join(missing)}; the file has: {', '.join(names)}")
     table = pq.read_table(path, columns=list({name for name in (user_column, *COLUMNS[1:]) if name in names}))
-    rows: list[Mapping[str, Any]] = table.slice(0, limit).to_pylist()
+    rows: list[Mapping[str, Any]] = table.slice(skip, limit).to_pylist()
     return rows
 
 

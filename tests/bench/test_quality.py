@@ -14,7 +14,7 @@ import pytest
 
 from bench import quality
 from bench.curves import draw
-from bench.figures import interval, rolling, summary
+from bench.figures import interval, reciprocal, rolling, summary
 from bench.peers.peer import Clicks, NotInstalled, Peer, PeerContender, Question
 from bench.peers.popularity import Popularity
 from bench.peers.recent import Recent
@@ -171,10 +171,12 @@ def test_the_summary_adds_up() -> None:
 def test_the_interval_holds_the_mean_and_repeats_itself() -> None:
     random = np.random.default_rng(0)
     ranks, users = random.integers(1, 60, 500).astype(float), random.integers(0, 50, 500).astype(np.int32)
-    low, high = interval(ranks, users, seed=1)
+    gains = reciprocal(ranks, 20)
+    low, high = interval(gains, users, seed=1)
 
     assert low < summary(ranks, ranks < 0)["mrr20"] < high
-    assert (low, high) == interval(ranks, users, seed=1)
+    assert (low, high) == interval(gains, users, seed=1)
+    assert interval(gains - gains, users, seed=1) == (0.0, 0.0)
 
 
 def test_the_curve_is_a_decayed_mean() -> None:
@@ -190,6 +192,8 @@ def test_both_kinds_of_file_hold_the_same_stream(tmp_path: Path) -> None:
     assert parquet.users == lines.users == ["1", "1", "0", "0"]
     assert parquet.items == lines.items == ["p3", "p2", "p1", "p0"]
     assert parquet.times.tolist() == lines.times.tolist() == [7000, 8000, 9000, 10000]
+    for name in ("s.parquet", "s.jsonl"):
+        assert read_stream(tmp_path / name, 2, skip=3).items == ["p4", "p3"]
 
 
 def test_a_file_without_the_column_is_refused(tmp_path: Path) -> None:
@@ -215,7 +219,8 @@ def test_json_has_the_same_keys_for_product_and_peers(
 
     assert set(result) == {*KEYS, "peers", "settings"}
     assert set(result["peers"]) == {"recent", "popularity"}
-    assert all(set(peer) == {*KEYS, "variant", "variants"} for peer in result["peers"].values())
+    assert all(set(peer) == {*KEYS, "lead", "variant", "variants"} for peer in result["peers"].values())
+    assert all(low <= high for low, high in (peer["lead"] for peer in result["peers"].values()))
     assert {result["scored"]} == {peer["scored"] for peer in result["peers"].values()}
 
 
