@@ -14,7 +14,6 @@ from model import ranking
 from model.batch import Batch
 from model.config import LearnerConfig
 from model.learner import Learner
-from model.parts.history import Contexts
 
 TOP = 20
 MANY = 256
@@ -32,7 +31,9 @@ def top_n(items: int, calls: int) -> dict[str, Any]:
     """
     learner = _learner(items)
     asked = ranking.requests(learner.state.readable(), np.arange(MANY, dtype=np.int32) % len(learner.users))
-    many = median([_microseconds(lambda: _best(learner, asked)) for _ in range(max(calls // 10, 1))])
+    many = median(
+        [_microseconds(lambda: ranking.top(learner.state.readable(), asked, TOP)) for _ in range(max(calls // 10, 1))]
+    )
     alone = median([_microseconds(lambda: ranking.score(learner.state.readable(), asked)) for _ in range(3)])
     users = learner.users.ids
     one = [_microseconds(partial(learner.recommend, user, TOP)) for user in (users * calls)[:calls]]
@@ -54,13 +55,6 @@ def _learner(items: int) -> Learner:
         times = np.arange(start, start + len(rows), dtype=np.int64) * SECOND_MS
         learner.learn(Batch.of([f"user-{row % USERS}" for row in rows], [f"item-{row}" for row in rows], times))
     return learner
-
-
-def _best(learner: Learner, asked: Contexts) -> Any:
-    read = learner.state.readable()
-    scores = ranking.score(read, asked).scores.T
-    count = min(TOP, scores.shape[1])
-    return [np.argpartition(-row, count - 1)[:count] for row in scores]
 
 
 def _microseconds(call: Callable[[], Any]) -> float:

@@ -55,6 +55,28 @@ def rank_popular(popular: Float32, targets: Int32, ranks: Float64) -> None:
         ranks[b] = 1.0 + above + (equal - 1) / 2.0
 
 
+@kernel
+def best_rows(scores: Float32, rows: Int32, values: Float32) -> None:
+    """Fill rows [B, N] with the N best of each column of scores [n >= N, B], best first, of equals the lower row, and
+    values [B, N] with their scores.
+
+    Item by item, in the order in which the scores lie: mostly one comparison each, which beats partitioning.
+    """
+    width, least = rows.shape[1], np.full(rows.shape[0], -np.inf, np.float32)
+    for row in range(scores.shape[0]):
+        size = min(row, width)
+        for b in range(rows.shape[0]):
+            value = scores[row, b]
+            if size == width and value <= least[b]:
+                continue
+            spot = min(size, width - 1)
+            while spot > 0 and values[b, spot - 1] < value:
+                values[b, spot], rows[b, spot] = values[b, spot - 1], rows[b, spot - 1]
+                spot -= 1
+            values[b, spot], rows[b, spot] = value, row
+            least[b] = values[b, min(size, width - 1)]
+
+
 def summarize(ranks: Float64) -> tuple[float, float, float]:
     """Sums of hits, reciprocal ranks and discounted gains at 20 over `ranks` float64 [n]; inf is a miss."""
     found = ranks[ranks <= CUT]

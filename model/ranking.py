@@ -13,7 +13,7 @@ import numpy as np
 from model import candidates, kernels
 from model.batch import Float32, Float64, Int32, Int64
 from model.candidates import Found, Items, Seen
-from model.evaluation import rank_popular, rank_targets
+from model.evaluation import best_rows, rank_popular, rank_targets
 from model.parts import gates, neighbours, transitions
 from model.parts.history import Contexts, Histories, contexts
 from model.parts.mixing import context_weights
@@ -130,11 +130,28 @@ def recommend(read: Readable, user_id: str, top_n: int) -> list[tuple[str, float
         raise ValueError(f"top_n={top_n}: ask for at least one item")
     if not len(read.items):
         return []
-    scores = _user_scores(read, user_id)
-    count = min(top_n, len(scores))
-    best = np.argpartition(-scores, count - 1)[:count]
-    best = best[np.lexsort((best, -scores[best]))]
-    return [(read.items.ids[row], float(scores[row])) for row in best]
+    row = read.users.index.get(user_id)
+    if row is None or read.users["clicks"][row, 0] < 0:
+        rows, values = _best(popular_shares(read)[:, None], top_n)
+    else:
+        rows, values = top(read, requests(read, np.array([row], np.int32)), top_n)
+    return [(read.items.ids[item], value) for item, value in zip(rows[0].tolist(), values[0].tolist(), strict=True)]
+
+
+def top(read: Readable, asked: Contexts, count: int) -> tuple[Int32, Float32]:
+    """The best `count` items of a few contexts, best first: rows and scores, int32 and float32 [B, <= count].
+
+    Every item is scored. An index over the vectors would come in here: it proposes items by the embedding, beside those
+    that have features of the context (`walk`) and the most popular ones, and only those are scored.
+    """
+    return _best(score(read, asked).scores, count)
+
+
+def _best(scores: Float32, count: int) -> tuple[Int32, Float32]:
+    shape = (scores.shape[1], min(count, len(scores)))
+    rows, values = np.empty(shape, np.int32), np.empty(shape, np.float32)
+    best_rows(scores, rows, values)
+    return rows, values
 
 
 def requests(read: Readable, users: Int32) -> Contexts:
@@ -201,13 +218,6 @@ def _by_item(ids: list[str], rows: Int32, pulls: Float64) -> list[tuple[str, flo
     for row, pull in zip(rows.tolist(), pulls.tolist(), strict=True):
         sums[ids[row]] = sums.get(ids[row], 0.0) + pull
     return sorted(sums.items(), key=lambda pair: -pair[1])
-
-
-def _user_scores(read: Readable, user_id: str) -> Float32:
-    row = read.users.index.get(user_id)
-    if row is None or read.users["clicks"][row, 0] < 0:
-        return popular_shares(read)
-    return score(read, requests(read, np.array([row], np.int32))).scores[:, 0]
 
 
 def _chunks(rows: Int64, width: int) -> Iterator[Int64]:

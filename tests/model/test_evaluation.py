@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import ranking
-from model.evaluation import affordable, learn_cost, rank_popular, rank_targets, score_cost, summarize
+from model.evaluation import affordable, best_rows, learn_cost, rank_popular, rank_targets, score_cost, summarize
 from model.learner import Learner
 from tests.model import naive
 from tests.model.streams import SMALL, random_batches, run
@@ -31,6 +31,21 @@ def test_ranks_average_ties(columns: list[list[int]], target: int) -> None:
     assert ranks.tolist() == [naive.rank(column, target) for column in columns]
     rank_popular(popular, targets, ranks)
     assert ranks.tolist() == [naive.rank(popular.tolist(), target)] * wide
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-9, 9)), min_size=1, max_size=60), st.integers(1, 60))
+def test_the_best_rows_are_those_of_a_sort(pairs: list[tuple[int, int]], count: int) -> None:
+    """Of each column the best first, and of equal ones the lower row, as sorting all would have it."""
+    rows = np.empty((2, min(count, len(pairs))), np.int32)
+    values = np.empty(rows.shape, np.float32)
+
+    best_rows(np.array(pairs, np.float32), rows, values)
+
+    for b, column in enumerate(zip(*pairs, strict=True)):
+        expected = sorted(range(len(column)), key=lambda row: (-column[row], row))[:count]
+        assert rows[b].tolist() == expected
+        assert values[b].tolist() == [column[row] for row in expected]
 
 
 def test_sums_are_cut_at_twenty() -> None:
