@@ -23,7 +23,7 @@ from typing import Any
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from bench.common import click_messages, cpu_seconds, lacking, machine, median, say, show
-from stream import actor, wiring
+from stream import actor, log, wiring
 from stream.actor import RayLearner
 from stream.clocks import SystemClock
 from stream.events import LearnReport, RawChunk
@@ -94,6 +94,8 @@ class Ground:
 
 def main() -> None:
     options = _options()
+    # The service logs as it does everywhere; standard output is for the result.
+    log.configure("warning")
     with ExitStack() as stack:
         ground = stack.enter_context(_ground(options))
         actor.connect(wiring.ray_config(Settings.load({})))
