@@ -54,9 +54,7 @@ def _no_places(layout: Layout) -> Sequence[int]:
 
 @dataclass(frozen=True, slots=True)
 class Without:
-    """How a part is taken out: by `settings`, by holding weights at zero, by reading every
-    click as a view.
-    """
+    """How a part is taken out: by `settings`, by holding weights at zero, by reading every click as a view."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     held: Places = _no_places

@@ -4,8 +4,7 @@
 
 Printed are the global weights as served, before the gates add to them, and the position and event-type priorities.
 A weight alone says little, since features differ in size: `say` is the weight times the standard deviation of its
-feature among the items that the model chooses from for the clicks of the last batch, in log-odds. That is what the
-picture shows.
+feature among the items that have features for the users who clicked last, in log-odds. That is what the picture shows.
 """
 
 from __future__ import annotations

@@ -172,61 +172,32 @@ def walk(
     follows = repeat + length + 3
     belongs = follows + 4
     lifted = belongs + 6
-    before = np.empty(limit, np.int32)
+    before, sure = np.empty(limit, np.int32), np.empty(1 + length + SURE_NEXT + SURE_NEAR, np.int32)
     for b in range(clicked.shape[0]):
         count = 0
         user = seen.users[b] if seen.users[b] < heads.shape[0] else -1
         beside = near_rows[b]
         # The candidates that are certain.
         if not every:
-            _add(targets[b], b, 0, log_counts, totals, first_ms, now, out_items, columns, features, marks, before)
-            count = 1
-            last = -1
+            sure[0], wanted, last = targets[b], 1, -1
             for k in range(length):
                 item = clicked[b, k]
                 if item >= 0:
                     last = item if last < 0 else last
-                    if marks[item] < 0 or marks[item] >= DRAWN:
-                        _add(
-                            item,
-                            b,
-                            count,
-                            log_counts,
-                            totals,
-                            first_ms,
-                            now,
-                            out_items,
-                            columns,
-                            features,
-                            marks,
-                            before,
-                        )
-                        count += 1
-            if last >= 0:
-                for place in range(min(SURE_NEXT, next_items.shape[1])):
-                    item = next_items[last, place]
-                    if item < 0:
-                        break
-                    if marks[item] < 0 or marks[item] >= DRAWN:
-                        _add(
-                            item,
-                            b,
-                            count,
-                            log_counts,
-                            totals,
-                            first_ms,
-                            now,
-                            out_items,
-                            columns,
-                            features,
-                            marks,
-                            before,
-                        )
-                        count += 1
-            for place in range(min(SURE_NEAR, near_items.shape[1]) if beside >= 0 else 0):
-                item = near_items[beside, place]
-                if item < 0:
+                    sure[wanted] = item
+                    wanted += 1
+            for place in range(min(SURE_NEXT, next_items.shape[1]) if last >= 0 else 0):
+                if next_items[last, place] < 0:
                     break
+                sure[wanted] = next_items[last, place]
+                wanted += 1
+            for place in range(min(SURE_NEAR, near_items.shape[1]) if beside >= 0 else 0):
+                if near_items[beside, place] < 0:
+                    break
+                sure[wanted] = near_items[beside, place]
+                wanted += 1
+            for place in range(wanted):
+                item = sure[place]
                 if marks[item] < 0 or marks[item] >= DRAWN:
                     _add(item, b, count, log_counts, totals, first_ms, now, out_items, columns, features, marks, before)
                     count += 1
