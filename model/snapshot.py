@@ -56,7 +56,9 @@ def load(snapshot: Snapshot) -> Learner:
     learner = Learner(LearnerConfig.from_dict(_entry(snapshot.meta, "config", "meta")))
     state = learner.state
     for name, table in _tables(state).items():
-        _fill_table(name, table, _entry(snapshot.ids, name, "ids"), _entry(snapshot.parts, name, "parts"))
+        # A table without a single id may be absent from the ids; the arrays, which are not, show it if it was lost.
+        ids = snapshot.ids.get(name, Strings.of([]))
+        _fill_table(name, table, ids, _entry(snapshot.parts, name, "parts"))
     for name in ("chunks", "sessions"):
         part = _entry(snapshot.parts, name, "parts")
         state.columns()[name].resize(max(map(len, part.values()), default=0))

@@ -7,8 +7,7 @@ next run writes again; a crash after it leaves a plan that the next run replays.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -21,9 +20,9 @@ from stream.errors import PreconditionFailed
 from stream.events import Decoded, PlannedBatch, PlannedRange, Reject, StagedObject
 from stream.naming import Layout
 from stream.patience import Patience
-from stream.planner import Planner
+from stream.planner import Head, Planner
 from stream.policy import spans
-from stream.ports import DeadLetters, ObjectStore
+from stream.ports import DeadLetters, Executor, ObjectStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ class Desk:
     rules: DecodeRules
     dead_letters: DeadLetters
     patience: Patience
-    stagers: ThreadPoolExecutor | None = None
+    stagers: Executor | None = None
 
 
 @dataclass(slots=True)
@@ -82,6 +81,10 @@ class Committer:
         """Raises Fenced when another writer has taken the lineage over."""
         self._planner.check()
 
+    def check_own(self, head: Head) -> None:
+        """Raises Fenced unless `head`, the newest plan that was found in the store, is the one written here last."""
+        self._planner.check_own(head)
+
     def commit(self, cut: Cut) -> Committed:
         """Commit one batch. Raises Fenced, StoreRefused, SourceRefused; nothing is half done then: see the module."""
         watch = _Watch()
@@ -114,8 +117,10 @@ class Committer:
         self, ranges: Sequence[Decoded], tables: Sequence[pa.Table], ends: Sequence[int]
     ) -> list[StagedObject | None]:
         jobs = list(zip(ranges, tables, ends, strict=True))
-        run: Callable[..., object] = self._desk.stagers.map if self._desk.stagers and len(jobs) > 1 else map
-        return list(run(lambda job: self._stage(*job), jobs))  # type: ignore[call-overload, no-any-return]
+        if self._desk.stagers is None or len(jobs) < 2:
+            return [self._stage(*job) for job in jobs]
+        staging = [self._desk.stagers.submit(self._stage, *job) for job in jobs]
+        return [each.result() for each in staging]
 
     def _stage(self, kept: Decoded, table: pa.Table, end: int) -> StagedObject | None:
         if not table.num_rows:

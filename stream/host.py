@@ -43,12 +43,16 @@ UNSCORED = Scores(0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class HostConfig:
-    """What the learner's process is begun with. `window`: event ids kept for dedupe."""
+    """What the learner's process is begun with.
+
+    `window`: event ids kept for dedupe. `fork`: whether a checkpoint may be frozen by a fork, where there is one.
+    """
 
     learner: LearnerConfig
     layout: Layout
     store: ObjectStore
     window: int
+    fork: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ class LearnerHost:
     def __init__(self, config: HostConfig) -> None:
         self._config = config
         self._begun: deque[_Begun] = deque()
-        self._fork_is_safe = True
+        self._fork_is_safe = config.fork
         self.restore(None)
 
     def restore(self, manifest_key: str | None) -> Position:

@@ -7,7 +7,6 @@ the learner back) runs on the executor, one job at a time, in order. Numbers in 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -132,7 +131,7 @@ class Loop:
         self._settle_revival()
         self._collect_reports(0.05 if draining else 0.0)
         if draining and not self._crew.learner.in_flight():
-            time.sleep(_BREATH_SECONDS)  # what is waited for runs on another thread, which needs the processor
+            self._crew.clock.sleep(_BREATH_SECONDS)  # what is waited for runs on another thread, which needs the processor
         self._commit_if_due(now, draining=draining)  # 6 to 9
         self._checkpoint_if_due(now)  # 11
         self._check_if_idle(now)
@@ -263,7 +262,8 @@ class Loop:
         """What the learner said of each plan replayed: counted by the loop, which may first have to settle a commit."""
         self._crew.learner.start()
         reports: list[LearnReport] = []
-        recover(self._crew.archive, self._crew.learner, self._rhythm.in_flight, reports.append)
+        recovered = recover(self._crew.archive, self._crew.learner, self._rhythm.in_flight, reports.append)
+        self._crew.committer.check_own(recovered.head)
         return reports
 
     def _settle_revival(self) -> None:

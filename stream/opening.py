@@ -9,7 +9,7 @@ from typing import Literal
 import structlog
 
 from stream import plans
-from stream.errors import ConfigError, Fenced
+from stream.errors import ConfigError, Fenced, NotFound
 from stream.events import LearnReport, PlannedRange
 from stream.planner import Planner, Slots
 from stream.ports import EventSource, LiveLearner
@@ -48,7 +48,11 @@ class Opening:
         """
         for _ in range(_TRIES):
             recovered = recover(self.archive, self.learner, 4, self.told)
-            self._check_topic(recovered.head.seq)
+            try:
+                self._check_topic(recovered.head.seq)
+            except NotFound:
+                log.warning("another writer has collected our newest plan, recovering once more")
+                continue
             offsets = _first_offsets(self.source, self.start, recovered.next_offsets)
             planner = Planner(self.slots, recovered.head)
             try:

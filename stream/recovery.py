@@ -49,8 +49,28 @@ def recover(
     """Bring a started learner to the newest plan of the lineage. `told` is given the report of each plan replayed.
 
     Raises StoreRefused when neither a checkpoint nor plans from the beginning can be read; LearnerLost when the learner
-    dies meanwhile.
+    dies meanwhile. Where another writer wrote a newer checkpoint meanwhile, and collected what we were about to read,
+    it begins again from there.
     """
+    while True:
+        known = _newest(archive)
+        try:
+            return _recover(archive, learner, in_flight_max, told)
+        except StoreRefused as error:
+            if _newest(archive) == known:
+                raise
+            log.warning("overtaken while recovering, beginning again", error=str(error))
+
+
+def _newest(archive: Archive) -> int:
+    """Of the complete checkpoints, -1 when there is none."""
+    found = archive.patience.call("list checkpoints", lambda: list(checkpoint.complete(archive.store, archive.layout)))
+    return max((seq for seq, _ in found), default=-1)
+
+
+def _recover(
+    archive: Archive, learner: LiveLearner, in_flight_max: int, told: Callable[[LearnReport], None]
+) -> Recovered:
     position = _restore_newest(archive, learner)
     head = Head(position.seq, position.plan_sha256, position.epoch)
     offsets, event_ids, replayed = dict(position.next_offsets), position.window.tolist(), 0
@@ -80,13 +100,20 @@ def replay(archive: Archive, head: Head, next_offsets: dict[int, int]) -> Iterat
     """
     offsets = dict(next_offsets)
     for key in _plan_keys(archive, head.seq):
-        data = archive.patience.call(f"read {key}", lambda key=key: archive.store.get(key)).data  # type: ignore[misc]
+        data = _read_plan(archive, key)
         plan = plans.decode(data, key)
         _check(plan, head, key, archive.layout)
         plans.check_ranges(plan, offsets, key)
         offsets |= plan.next_offsets
         head = Head(plan.seq, plans.sha256(data), plan.epoch)
         yield load(archive, plan, head.sha256)
+
+
+def _read_plan(archive: Archive, key: str) -> bytes:
+    try:
+        return archive.patience.call(f"read {key}", lambda: archive.store.get(key)).data
+    except NotFound:
+        raise StoreRefused(f"{key} is gone, though it was there a moment ago: has another process collected it?") from None
 
 
 def load(archive: Archive, plan: Plan, sha256: str) -> PlannedBatch:

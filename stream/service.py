@@ -24,7 +24,7 @@ from stream.opening import Opened, Opening, Start
 from stream.patience import Patience
 from stream.planner import Slots
 from stream.policy import Backoff
-from stream.ports import Clock, DeadLetters, EventSource, Executor, LiveLearner, Meter, ObjectStore
+from stream.ports import Clock, DeadLetters, EventSource, Executor, LiveLearner, Lookout, Meter, ObjectStore
 from stream.probe import probe
 from stream.recovery import Archive
 
@@ -36,7 +36,7 @@ _STAGERS = 4
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """The world, as ports."""
+    """The world, as ports. `lookout` makes a flag that threads can wait for; `nonce` answers a fresh unguessable text."""
 
     source: EventSource
     dead_letters: DeadLetters
@@ -44,6 +44,13 @@ class Doors:
     learner: LiveLearner
     clock: Clock
     meter: Meter
+    lookout: Callable[[], Lookout] = threading.Event
+    nonce: Callable[[], str] = lambda: uuid.uuid4().hex
+
+
+def hire(threads: int, name: str) -> Executor:
+    """Threads of our own to run what may block."""
+    return ThreadPoolExecutor(threads, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +69,15 @@ class Orders:
 class Service:
     """One lineage, one loop. Made and run by one thread; `stop`, `health` and `recommend` may be called by others."""
 
-    def __init__(self, doors: Doors, orders: Orders, worker: Executor | None = None) -> None:
-        """`worker`: where what may block runs, one thread by default."""
+    def __init__(self, doors: Doors, orders: Orders, hire: Callable[[int, str], Executor] = hire) -> None:
+        """`hire(threads, name)`: who runs what may block."""
         self._doors = doors
         self._orders = orders
-        self._give_up = threading.Event()
-        self._stopping = threading.Event()
-        self._worker = worker or ThreadPoolExecutor(1, "headrace-commit")
-        self._janitor = worker or ThreadPoolExecutor(1, "headrace-janitor")
-        self._stagers = ThreadPoolExecutor(_STAGERS, "headrace-stage")
+        self._give_up = doors.lookout()
+        self._stopping = doors.lookout()
+        self._worker = hire(1, "headrace-commit")
+        self._janitor = hire(1, "headrace-janitor")
+        self._stagers = hire(_STAGERS, "headrace-stage")
         self.figures = Figures(doors.meter, doors.clock)
         self.opened: Opened | None = None
         self._loop: Loop | None = None
@@ -97,7 +104,7 @@ class Service:
         patience.call("probe the store", lambda: probe(doors.store, orders.layout))
         starting.result()
         archive = Archive(doors.store, orders.layout, patience, doors.meter)
-        slots = Slots(doors.store, orders.layout, orders.topic, doors.clock, patience, lambda: uuid.uuid4().hex)
+        slots = Slots(doors.store, orders.layout, orders.topic, doors.clock, patience, doors.nonce)
         opening = Opening(slots, archive, doors.learner, doors.source, orders.start, self._replayed)
         opened = opening.take_over()
         self.figures.opened(opened.planner.head.seq, opened.planner.head.epoch)
@@ -108,7 +115,7 @@ class Service:
             doors.learner,
             Committer(desk, opened.planner, window, opened.next_offsets),
             archive,
-            Collector(doors.store, orders.layout, orders.rhythm.checkpoint, doors.clock),
+            Collector(doors.store, orders.layout, orders.rhythm.checkpoint),
             self._worker,
             self._janitor,
             doors.clock,
