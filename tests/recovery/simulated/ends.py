@@ -52,6 +52,8 @@ class Bucket:
         self.objects: dict[str, tuple[bytes, float]] = {}
         self.written: dict[str, bytes] = {}
         self.plans: list[bytes] = []
+        self.tables: dict[str, Any] = {}
+        """What the judge has decoded."""
         self.honours_conditions = True
 
     def put(self, key: str, data: bytes, *, if_absent: bool, if_match: str | None) -> str:

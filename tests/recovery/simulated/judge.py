@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 
 from stream import checkpoint, plans, staged
 from stream.decode import DecodeRules, decode_chunk
 from stream.errors import HeadraceError
-from stream.events import Plan, PlannedBatch, PlannedRange, RawChunk
+from stream.events import Plan, PlannedBatch, PlannedRange, RawChunk, StagedObject
 from stream.host import HostConfig, LearnerHost
 from stream.naming import seq_of
 from stream.verify.verdict import Options
@@ -123,7 +124,13 @@ def _published(log: Log, planned: PlannedRange) -> RawChunk:
 def _rows(bucket: Bucket, planned: PlannedRange) -> list[int]:
     if planned.staged is None:
         return []
-    return list(staged.decode(bucket.written[planned.staged.sha256], planned.staged.key)["offset"].to_pylist())
+    return list(_table(bucket, planned.staged)["offset"].to_pylist())
+
+
+def _table(bucket: Bucket, stored: StagedObject) -> pa.Table:
+    if stored.sha256 not in bucket.tables:
+        bucket.tables[stored.sha256] = staged.decode(bucket.written[stored.sha256], stored.key)
+    return bucket.tables[stored.sha256]
 
 
 def _offsets(spans: object) -> list[int]:
@@ -160,7 +167,7 @@ def _same(config: HostConfig, key: str, folded: LearnerHost) -> Iterator[str]:
 
 def _planned(bucket: Bucket, plan: Plan, sha256: str) -> PlannedBatch:
     stored = [planned.staged for planned in plan.ranges if planned.staged is not None]
-    batch, event_ids = staged.to_batch([staged.decode(bucket.written[each.sha256], each.key) for each in stored])
+    batch, event_ids = staged.to_batch([_table(bucket, each) for each in stored])
     counts = [plans.count(planned) for planned in plan.ranges]
     return PlannedBatch(
         plan, sha256, batch, event_ids, sum(each[1] for each in counts), sum(each[2] for each in counts)
