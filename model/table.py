@@ -53,6 +53,10 @@ class Touched:
         """Note rows; negative ones are no rows."""
         touch(rows.ravel(), self._flags, self._order, self._count)
 
+    def peek(self) -> Int32:
+        """The rows noted since the last `take`, a view."""
+        return self._order[: self._count[0]]
+
     def take(self) -> Int32:
         """The rows noted since the last call, int32, in the order of their first touch."""
         rows: Int32 = self._order[: self._count[0]].copy()

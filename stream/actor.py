@@ -16,7 +16,7 @@ import ray
 import structlog
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from stream.errors import ConfigError, HeadraceError, LearnerFailed, LearnerLost
+from stream.errors import ConfigError, Diverged, HeadraceError, LearnerFailed, LearnerLost
 from stream.events import CheckpointFailed, CheckpointRef, LearnReport, PlannedBatch, Position, Recommendation
 from stream.host import HostConfig, LearnerHost
 from stream.ray_link import RayConfig, connect, disconnect, rejoin, worker_environment
@@ -175,6 +175,8 @@ class RayLearner:
         try:
             report: LearnReport = ray.get(ref)
         except RayTaskError as error:
+            if isinstance(error.cause, Diverged):
+                raise error.cause from error
             log.error("learning a plan failed", error=str(error))  # noqa: TRY400 - it holds the actor's own traceback
             raise LearnerLost(f"learning a plan failed: {error.cause!r}") from error
         except _UNREACHED as error:

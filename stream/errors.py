@@ -67,6 +67,21 @@ class LearnerLost(HeadraceError):
     """The learner's process is gone, and with it the state since the last checkpoint: restore and replay."""
 
 
+class Diverged(LearnerLost):
+    """Learning plan `seq` left a model that is no good any more, for `reason`: its state is given up.
+
+    At the second time, from a state restored anew, it is the batch: that one is set aside.
+    """
+
+    def __init__(self, seq: int, reason: str) -> None:
+        super().__init__(seq, reason)
+        self.seq = seq
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"learning plan {self.seq} diverged: {self.reason}"
+
+
 class CheckpointInvalid(HeadraceError):
     """A checkpoint's manifest or part is missing, damaged or from another format: use the next older one."""
 

@@ -170,7 +170,7 @@ class PlannedBatch:
     """A committed plan with its clicks, ready for the learner.
 
     `event_ids`: those of the batch that have one, in order; they enter the dedupe window.
-    `sha256`: of the plan's bytes.
+    `sha256`: of the plan's bytes. `aside`: why the clicks are not to be learned; empty: they are.
     """
 
     plan: Plan
@@ -179,15 +179,17 @@ class PlannedBatch:
     event_ids: Strings
     rejected: int
     duplicates: int
+    aside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Events by outcome since the lineage began."""
+    """Events by outcome since the lineage began. `aside`: valid clicks of batches at which learning diverged."""
 
     trained: int = 0
     rejected: int = 0
     duplicates: int = 0
+    aside: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +213,7 @@ class LearnReport:
 
     `seconds`: wall time by step. `rows`: table sizes by table name. `quality`: decayed means by name
     (`loss`, `hit_ratio`, `mrr`, `popular_hit_ratio`, `popular_mrr`). `drift`: score by signal. `newest_ms`: event time
-    of the newest click of the batch, 0 when it is empty.
+    of the newest click of the batch, 0 when it is empty. `aside`: clicks that were set aside instead of learned.
     """
 
     seq: int
@@ -223,6 +225,7 @@ class LearnReport:
     quality: Mapping[str, float] = field(default_factory=dict)
     drift: Mapping[str, float] = field(default_factory=dict)
     newest_ms: int = 0
+    aside: int = 0
 
 
 @dataclass(frozen=True, slots=True)

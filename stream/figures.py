@@ -113,6 +113,7 @@ class Figures:
         self.delay = now - arrived
         self._meter.observe("headrace_arrival_to_trained_seconds", self.delay)
         self._meter.add("headrace_events_total", learned.clicks, outcome="trained")
+        self._meter.add("headrace_events_total", report.aside, outcome="aside")
         self._meter.add("headrace_events_total", rejected, outcome="rejected")
         self._meter.add("headrace_events_total", duplicates, outcome="duplicate")
         self._meter.add("headrace_scored_events_total", scores.scored)

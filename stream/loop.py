@@ -15,15 +15,16 @@ from typing import Any
 
 import structlog
 
+from stream.aside import Asides
 from stream.batching import Batcher, CutPolicy, PressurePolicy
 from stream.collector import Collector, tolerant
 from stream.committer import Committed, Committer
-from stream.errors import HeadraceError, LearnerFailed, LearnerLost, SourceRefused, StoreUnavailable
+from stream.errors import Diverged, HeadraceError, LearnerFailed, LearnerLost, SourceRefused, StoreUnavailable
 from stream.events import CheckpointFailed, CheckpointRef, LearnReport
 from stream.figures import Figures
 from stream.policy import CheckpointCadence, CheckpointPolicy
 from stream.ports import Clock, EventSource, Executor, LiveLearner
-from stream.recovery import Archive, recover
+from stream.recovery import Archive, Replaying, recover
 
 log = structlog.get_logger()
 STORE_SECONDS = 10.0
@@ -64,6 +65,7 @@ class Crew:
     learner: LiveLearner
     committer: Committer
     archive: Archive
+    asides: Asides
     collector: Collector
     executor: Executor
     janitor: Executor
@@ -250,19 +252,23 @@ class Loop:
 
     def _revive(self, lost: LearnerLost) -> None:
         """Begin to bring the learner back, behind a commit that may be under way."""
-        self._deaths += 1
+        diverged = lost if isinstance(lost, Diverged) else None
+        self._deaths += diverged is None  # a batch that diverges is set aside at the second time: that ends by itself
         log.error("learner lost, bringing it back", error=str(lost), in_a_row=self._deaths)
         self._crew.figures.learner_lost()
         if self._deaths > self._rhythm.revivals:
             raise LearnerFailed(f"the learner was lost {self._deaths} times in a row without learning a plan: {lost}")
         self._checkpointing = False
-        self._reviving = self._crew.executor.submit(self._bring_back)
+        self._reviving = self._crew.executor.submit(self._bring_back, diverged)
 
-    def _bring_back(self) -> list[LearnReport]:
+    def _bring_back(self, diverged: Diverged | None) -> list[LearnReport]:
         """What the learner said of each plan replayed: counted by the loop, which may first have to settle a commit."""
+        if diverged is not None:
+            self._crew.asides.diverged(diverged)
         self._crew.learner.start()
         reports: list[LearnReport] = []
-        recovered = recover(self._crew.archive, self._crew.learner, self._rhythm.in_flight, reports.append)
+        replaying = Replaying(self._rhythm.in_flight, reports.append, self._crew.asides.reasons)
+        recovered = recover(self._crew.archive, self._crew.learner, replaying)
         self._crew.committer.check_own(recovered.head)
         return reports
 

@@ -58,7 +58,7 @@ METRICS: Final = (
         "headrace_events_total",
         "counter",
         "Events by outcome, each counted once, when its plan has been learned; replays do not count again.",
-        {"outcome": ("trained", "rejected", "duplicate")},
+        {"outcome": ("trained", "rejected", "duplicate", "aside")},
     ),
     Metric("headrace_rejects_total", "counter", "Rejected events by reason.", {"reason": get_args(RejectReason)}),
     Metric("headrace_batches_total", "counter", "Batches by what cut them.", {"cut": get_args(CutReason)}),
@@ -118,6 +118,11 @@ METRICS: Final = (
     Metric("headrace_checkpoint_invalid_total", "counter", "Checkpoints that did not verify; an older one was taken."),
     # What went wrong and passed.
     Metric("headrace_learner_restarts_total", "counter", "Learner processes lost and begun again."),
+    Metric(
+        "headrace_batches_set_aside_total",
+        "counter",
+        "Batches at which learning diverged twice: their clicks are not learned. Look at aside/ in the store.",
+    ),
     Metric("headrace_store_retries_total", "counter", "Calls to the store tried again."),
     Metric("headrace_garbage_objects_total", "counter", "Objects removed below the oldest checkpoint kept."),
     Metric("headrace_archived_events_total", "counter", "Clicks moved into the archive."),

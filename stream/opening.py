@@ -9,14 +9,16 @@ from typing import Literal
 import structlog
 
 from stream import plans
-from stream.errors import ConfigError, Fenced, NotFound
+from stream.aside import Asides
+from stream.errors import ConfigError, Diverged, Fenced, NotFound
 from stream.events import LearnReport, PlannedRange
 from stream.planner import Planner, Slots
 from stream.ports import EventSource, LiveLearner
-from stream.recovery import Archive, Recovered, await_room, load, recover
+from stream.recovery import Archive, Recovered, Replaying, await_room, load, recover
 
 log = structlog.get_logger()
 _TRIES = 10
+_IN_FLIGHT = 4
 
 Start = Literal["earliest", "latest"]
 
@@ -38,6 +40,7 @@ class Opening:
     archive: Archive
     learner: LiveLearner
     source: EventSource
+    asides: Asides
     start: Start
     told: Callable[[LearnReport], None]
 
@@ -47,7 +50,7 @@ class Opening:
         A writer that is still alive may plan while we recover: then its plan is in our slot, and we recover once more.
         """
         for _ in range(_TRIES):
-            recovered = recover(self.archive, self.learner, 4, self.told)
+            recovered = self._recover()
             try:
                 self._check_topic(recovered.head.seq)
             except NotFound:
@@ -63,6 +66,14 @@ class Opening:
             self.source.assign(offsets)
             return Opened(planner, offsets, recovered)
         raise Fenced(f"another writer kept planning during {_TRIES} attempts to take over. Stop it, or leave it to it.")
+
+    def _recover(self) -> Recovered:
+        while True:
+            try:
+                return recover(self.archive, self.learner, Replaying(_IN_FLIGHT, self.told, self.asides.reasons))
+            except Diverged as error:  # at most twice for a plan
+                self.asides.diverged(error)
+                self.learner.start()
 
     def _check_topic(self, seq: int) -> None:
         """Offsets mean something in their own topic only. Raises ConfigError for another one."""

@@ -5,8 +5,8 @@ Kafka is not asked: what a plan committed to lies in the store, whatever Kafka's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import structlog
@@ -43,19 +43,29 @@ class Recovered:
     checkpoint_seq: int
 
 
-def recover(
-    archive: Archive, learner: LiveLearner, in_flight_max: int, told: Callable[[LearnReport], None]
-) -> Recovered:
-    """Bring a started learner to the newest plan of the lineage. `told` is given the report of each plan replayed.
+@dataclass(frozen=True, slots=True)
+class Replaying:
+    """How plans are replayed. `in_flight_max`: handed over and not yet learned; `told` is given the report of each.
+
+    `aside`: by plan, why its clicks are not learned.
+    """
+
+    in_flight_max: int
+    told: Callable[[LearnReport], None]
+    aside: Mapping[int, str]
+
+
+def recover(archive: Archive, learner: LiveLearner, replaying: Replaying) -> Recovered:
+    """Bring a started learner to the newest plan of the lineage.
 
     Raises StoreRefused when neither a checkpoint nor plans from the beginning can be read; LearnerLost when the learner
-    dies meanwhile. Where another writer wrote a newer checkpoint meanwhile, and collected what we were about to read,
+    dies meanwhile; Diverged when its model is no good after a plan. Where another writer wrote a newer checkpoint meanwhile, and collected what we were about to read,
     it begins again from there.
     """
     while True:
         known = _newest(archive)
         try:
-            return _recover(archive, learner, in_flight_max, told)
+            return _recover(archive, learner, replaying)
         except StoreRefused as error:
             if _newest(archive) == known:
                 raise
@@ -68,20 +78,18 @@ def _newest(archive: Archive) -> int:
     return max((seq for seq, _ in found), default=-1)
 
 
-def _recover(
-    archive: Archive, learner: LiveLearner, in_flight_max: int, told: Callable[[LearnReport], None]
-) -> Recovered:
+def _recover(archive: Archive, learner: LiveLearner, replaying: Replaying) -> Recovered:
     position = _restore_newest(archive, learner)
     head = Head(position.seq, position.plan_sha256, position.epoch)
     offsets, event_ids, replayed = dict(position.next_offsets), position.window.tolist(), 0
     for planned in replay(archive, head, offsets):
-        await_room(learner, in_flight_max, told)
-        learner.submit(planned)
+        await_room(learner, replaying.in_flight_max, replaying.told)
+        learner.submit(replace(planned, aside=replaying.aside.get(planned.plan.seq, "")))
         head = Head(planned.plan.seq, planned.sha256, planned.plan.epoch)
         offsets |= planned.plan.next_offsets
         event_ids += planned.event_ids.tolist()
         replayed += 1
-    await_room(learner, 1, told)
+    await_room(learner, 1, replaying.told)
     return Recovered(head, offsets, event_ids, replayed, position.seq)
 
 

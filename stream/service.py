@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from stream.api import Answer, Health
+from stream.aside import Asides
 from stream.collector import Collector
 from stream.committer import Committer, Desk
 from stream.decode import DecodeRules
@@ -105,7 +106,8 @@ class Service:
         starting.result()
         archive = Archive(doors.store, orders.layout, patience, doors.meter)
         slots = Slots(doors.store, orders.layout, orders.topic, doors.clock, patience, doors.nonce)
-        opening = Opening(slots, archive, doors.learner, doors.source, orders.start, self._replayed)
+        asides = Asides(doors.store, orders.layout, patience, doors.meter)
+        opening = Opening(slots, archive, doors.learner, doors.source, asides, orders.start, self._replayed)
         opened = opening.take_over()
         self.figures.opened(opened.planner.head.seq, opened.planner.head.epoch)
         desk = Desk(doors.store, orders.layout, orders.topic, orders.rules, doors.dead_letters, patience, self._stagers)
@@ -115,6 +117,7 @@ class Service:
             doors.learner,
             Committer(desk, opened.planner, window, opened.next_offsets),
             archive,
+            asides,
             Collector(doors.store, orders.layout, orders.rhythm.checkpoint),
             self._worker,
             self._janitor,

@@ -118,7 +118,7 @@ class PartDoc:
 
 @dataclass(frozen=True, slots=True)
 class ManifestDoc:
-    """`totals`: events by outcome (`trained`, `rejected`, `duplicates`)."""
+    """`totals`: events by outcome (`trained`, `rejected`, `duplicates`, `aside`)."""
 
     lineage: str
     seq: int
@@ -163,7 +163,8 @@ def parse_manifest(data: bytes) -> ManifestDoc:
         _count(document, "epoch"),
         _text(document, "plan_sha256"),
         {_partition(name): _count(offsets, name) for name in offsets},
-        {name: _count(totals, name) for name in ("trained", "rejected", "duplicates")},
+        {name: _count(totals, name) for name in ("trained", "rejected", "duplicates")}
+        | {"aside": _count(totals, "aside") if "aside" in totals else 0},
         [_part(entry) for entry in _of(list, document, "parts")],
     )
 

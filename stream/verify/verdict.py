@@ -16,6 +16,8 @@ _SAMPLE = 20
 class Verdict:
     """What was found so far. Events are those of the plans that are still there; `archived`: clicks in the archive.
 
+    `aside`: clicks that the newest checkpoint counts as set aside, of all that were ever planned.
+
     `objects`, `bytes`: read and verified. `orphans`, `orphan_bytes`: objects that nothing names, harmless;
     `orphan_keys`: the first of them. `first_breach`: None while there is none.
     """
@@ -27,6 +29,7 @@ class Verdict:
     duplicates: int = 0
     absent: int = 0
     archived: int = 0
+    aside: int = 0
     checkpoints: int = 0
     objects: int = 0
     bytes: int = 0

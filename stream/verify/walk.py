@@ -223,6 +223,7 @@ class _Walk:
             return
         self._newest_checkpoint = folder.seq
         self.verdict.checkpoint(checked.sizes)
+        self.verdict.aside = checked.manifest.totals["aside"]
         yield from self._stand(folder.manifest_key, folder.seq, checked.manifest)
 
     def _stand(self, key: str, seq: int, manifest: ManifestDoc) -> Iterator[Breach]:
@@ -239,7 +240,7 @@ class _Walk:
             what = f"the plans before {first} are gone, and the newest checkpoint is {self._newest_checkpoint}"
             yield Breach("beginning", self._plan_key(first), what)
         self._staging.rest()
-        known = {f"{self._root}/{name}/" for name in ("plan", "stage", "checkpoint", "archive")}
+        known = {f"{self._root}/{name}/" for name in ("plan", "stage", "checkpoint", "archive", "aside")}
         for info in beside(self._store, f"{self._root}/", known):
             self.verdict.orphan(info)
 

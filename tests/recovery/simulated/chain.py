@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,20 @@ from model.config import LearnerConfig
 from model.snapshot import Snapshot
 
 
+POISON = "poison"
+"""A product at which this model diverges, every time."""
+
+
+class Cosmic:
+    """Where divergence comes from that no plan explains."""
+
+    def __init__(self) -> None:
+        self.ray: Callable[[], bool] = lambda: False
+
+
+cosmic = Cosmic()
+
+
 class Chain:
     """In the place of `model.learner.Learner`."""
 
@@ -27,6 +41,7 @@ class Chain:
         self.config = config
         self.state = bytes(32)
         self.clicks = 0
+        self.sick = False
 
     def score(self, batch: Batch) -> Scores:
         return Scores(0, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -35,6 +50,7 @@ class Chain:
         known = repr([batch.users.tolist(), batch.items.tolist(), batch.types.tolist(), batch.times.tolist()])
         self.state = hashlib.sha256(self.state + known.encode()).digest()
         self.clicks += len(batch)
+        self.sick = POISON in batch.items.tolist() or cosmic.ray()
         return Learned(len(batch), math.nan, 0, 0)
 
     def rows(self) -> dict[str, int]:
@@ -69,6 +85,14 @@ class _Snapshots:
         return f"{chain.state.hex()} {chain.clicks}"
 
 
+class _Health:
+    """In the place of the module `model.health`."""
+
+    @staticmethod
+    def ailment(chain: Chain, _learned: Learned) -> str | None:
+        return "poisoned" if chain.sick else None
+
+
 class _NoView:
     """In the place of `model.view.ServingView`: nobody asks for recommendations."""
 
@@ -79,7 +103,9 @@ class _NoView:
 @contextmanager
 def chain_model(*, real: bool) -> Iterator[None]:
     """Let hosts that are made meanwhile hold a `Chain`, unless `real`."""
-    names: dict[str, Any] = {} if real else {"Learner": Chain, "snapshot": _Snapshots, "ServingView": _NoView}
+    names: dict[str, Any] = {} if real else {
+        "Learner": Chain, "snapshot": _Snapshots, "health": _Health, "ServingView": _NoView
+    }
     before = {name: getattr(stream.host, name) for name in names}
     for name, value in names.items():
         setattr(stream.host, name, value)

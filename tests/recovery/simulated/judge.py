@@ -7,13 +7,14 @@ collected meanwhile: backwards from the newest plan along the hashes, then forwa
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
 from stream import checkpoint, plans, staged
 from stream.decode import DecodeRules, decode_chunk
-from stream.errors import HeadraceError
+from stream.errors import Diverged, HeadraceError
 from stream.events import Plan, PlannedBatch, PlannedRange, RawChunk, StagedObject
 from stream.host import HostConfig, LearnerHost
 from stream.naming import seq_of
@@ -141,17 +142,35 @@ def _fold(story: Story, store: MemoryStore, chain: list[tuple[Plan, str]]) -> It
     """Every complete checkpoint, and the live state at the end, are what an unbroken run over the plans gives."""
     config = HostConfig(MODEL, LAYOUT, store, WINDOW, fork=False)
     complete = dict(checkpoint.complete(store, LAYOUT))
+    aside = _diverging(story, config, chain)
     host = LearnerHost(config)
     for plan, sha256 in chain:
-        host.apply(_planned(story.bucket, plan, sha256))
+        host.apply(replace(_planned(story.bucket, plan, sha256), aside=aside.get(plan.seq, "")))
         if plan.seq in complete:
             yield from _same(config, complete[plan.seq], host)
+    recorded = {int(key[-25:-5]) for key in store.objects if key.startswith(LAYOUT.asides)}
+    if recorded != aside.keys():
+        yield f"plans {sorted(aside)} diverge, set aside are {sorted(recorded)}"
     if story.digest and story.digest != host.state_sha256():
         yield "the live state at the end is not what the plans give"
     newest = max(complete, default=-1)
     owed = [plan.seq for plan, _ in chain if plan.seq > newest and plan.cut != "fence"]
     if story.finished and owed:
         yield f"the newest checkpoint is {newest}, and plans {owed} are in none"
+
+
+def _diverging(story: Story, config: HostConfig, chain: list[tuple[Plan, str]]) -> dict[int, str]:
+    """At which plans a clean run diverges, each found by running again from the start without those before it."""
+    aside: dict[int, str] = {}
+    while True:
+        host = LearnerHost(config)
+        try:
+            for plan, sha256 in chain:
+                host.apply(replace(_planned(story.bucket, plan, sha256), aside=aside.get(plan.seq, "")))
+        except Diverged as error:
+            aside[error.seq] = error.reason
+        else:
+            return aside
 
 
 def _same(config: HostConfig, key: str, folded: LearnerHost) -> Iterator[str]:

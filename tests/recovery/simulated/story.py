@@ -23,6 +23,7 @@ from stream.loop import Rhythm
 from stream.naming import Layout
 from stream.policy import CheckpointPolicy
 from stream.service import Doors, Orders, Service
+from tests.recovery.simulated.chain import POISON, cosmic
 from tests.recovery.simulated.ends import (
     Bucket,
     Log,
@@ -86,11 +87,15 @@ def tell(seed: int, *, tracing: bool = False) -> Story:
         teller.run()
     finally:
         world.close()
+        cosmic.ray = lambda: False
     return teller.story
 
 class _Teller:
     def __init__(self, world: World, seed: int) -> None:
         self.world, self.random = world, random.Random(seed * 2 + 1)
+        self.poisonous = self.random.choice((0.0, 0.0, 0.02, 0.1))
+        rays = self.random.choice((0.0, 0.0, 0.02))
+        cosmic.ray = lambda: world.now < STORM and world.random.random() < rays
         opened = self._partitions()
         bucket, log = Bucket(world), Log(world, self._messages(opened), opened)
         bucket.weather = self._weather()
@@ -141,7 +146,7 @@ class _Teller:
             return b"no click"
         click: dict[str, Any] = {
             "user_id": f"u{self.random.randint(0, 4)}",
-            "product_id": f"i{self.random.randint(0, 12)}",
+            "product_id": POISON if self.random.random() < self.poisonous else f"i{self.random.randint(0, 12)}",
             "timestamp": 1_600_000_000 + place,
         }
         if kind < 0.4:
