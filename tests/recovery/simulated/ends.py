@@ -26,7 +26,10 @@ PAGE = 5
 
 @dataclass(slots=True)
 class Weather:
-    """How bad it is outside: chances per call, and spans of time. A calm world has none of it."""
+    """How bad it is outside: chances per call, and spans of time. A calm world has none of it.
+
+    `twice`: that a call to the learner is delivered twice.
+    """
 
     lost_request: float = 0.0
     lost_reply: float = 0.0
@@ -35,6 +38,7 @@ class Weather:
     slow: float = 0.0
     outages: list[tuple[float, float]] = field(default_factory=list)
     late_seconds: float = 60.0
+    twice: float = 0.0
 
     def out(self, now: float) -> bool:
         """Whether the store is away."""
@@ -352,6 +356,7 @@ class _Body:
         self._jobs: deque[Callable[[], None]] = deque()
         self._uploads: deque[Exception | None] = deque()
         self._work, self._frozen = Bell(self._world), Bell(self._world)
+        self._weather = lambda: bucket.weather
         self._config = replace(config, store=SimulatedStore(bucket, process), fork=False)
         self.host: LearnerHost | None = None
         self._world.spawn(process, self._learn)
@@ -368,6 +373,8 @@ class _Body:
         self.process.boundary()
         try:
             report = self.alive().apply(planned)
+            if self._world.random.random() < self._weather().twice:
+                self.alive().apply(planned)
         except Exception as error:  # noqa: BLE001 - as in Ray's actor: it is the answer
             self.reports.append(error)
             return

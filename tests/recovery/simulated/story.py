@@ -20,7 +20,7 @@ from stream.errors import HeadraceError
 from stream.events import Reject
 from stream.host import HostConfig
 from stream.loop import Rhythm
-from stream.naming import Layout
+from stream.naming import MANIFEST, Layout
 from stream.policy import CheckpointPolicy
 from stream.service import Doors, Orders, Service
 from tests.recovery.simulated.chain import POISON, cosmic
@@ -76,6 +76,8 @@ class Story:
     """Ends of processes that no error of ours explains."""
     finished: bool = False
     """Everything was learned and checkpointed in the calm."""
+    rotten: str = "-"
+    """The folder of the checkpoint that was damaged, if one was."""
     digest: str = ""
     """Of the live state at the end."""
 
@@ -112,6 +114,8 @@ class _Teller:
             story.log.quiet.append((start, start + seconds))
         if self.random.random() < 0.3:
             world.at(self.random.uniform(100, STORM), self._retain)
+        if self.random.random() < 0.2:
+            world.at(self.random.uniform(60, STORM), self._rot)
         self._start()
         world.at(self.random.uniform(5, 60), self._trouble)
         world.run(lambda: world.now >= STORM, STORM + 1)
@@ -161,6 +165,7 @@ class _Teller:
             conflict=bad,
             late=self.random.choice((0.0, 0.0, 0.02)),
             slow=self.random.choice((0.0, 0.01)),
+            twice=self.random.choice((0.0, 0.02)),
             outages=[(start, start + seconds) for start, seconds in self._spans(2, 60.0)],
         )
 
@@ -296,6 +301,24 @@ class _Teller:
         covered = self._planned()
         for partition, end in covered.items():
             self.story.log.held[partition] = max(self.story.log.held[partition], end - self.random.randint(0, 5))
+
+    def _rot(self) -> None:
+        """A part of some checkpoint is lost, cut short, or has a bit that fell over. Once in a story: copies are few."""
+        bucket = self.story.bucket
+        parts = [key for key in bucket.objects if key.startswith(LAYOUT.checkpoints) and not key.endswith(MANIFEST)]
+        if not parts:
+            return
+        key = self.random.choice(parts)
+        data, modified = bucket.objects[key]
+        self.story.rotten = key.rpartition("/")[0]
+        place = self.random.randrange(len(data))
+        how = self.random.choice(("lost", "cut", "flipped"))
+        self.world.note(None, f"{key} is {how}")
+        bucket.objects[key] = (data[:place] + bytes([data[place] ^ 1]) * (how == "flipped"), modified)
+        if how == "flipped":
+            bucket.objects[key] = (bucket.objects[key][0] + data[place + 1 :], modified)
+        if how == "lost":
+            del bucket.objects[key]
 
     def _planned(self) -> dict[int, int]:
         """Up to which offset each partition has been planned: whoever's plan it was."""
