@@ -15,10 +15,10 @@ ROOMS = {
     "words": "model.batch stream.events stream.errors stream.ports",
     "arithmetic": "model.kernels model.sampling model.losses model.evaluation model.drift model.config",
     "model": "model.table model.state model.memory model.parts.* model.candidates model.training "
-    "model.ranking model.resolve model.learner model.snapshot model.view",
+    "model.ranking model.resolve model.learner model.snapshot model.view model.health",
     "decisions": "stream.decode stream.stamps stream.batching stream.dedupe stream.naming stream.policy stream.plans "
     "stream.staged stream.checkpoint stream.partfiles stream.lineage stream.probe",
-    "corridor": "stream.patience stream.planner stream.committer stream.recovery stream.opening stream.collector "
+    "corridor": "stream.aside stream.patience stream.planner stream.committer stream.recovery stream.opening stream.collector "
     "stream.figures stream.loop",
     "host": "stream.host stream.freeze",
     "kafka": "stream.kafka.*",

@@ -17,7 +17,7 @@ from stream.errors import ConfigError, DrainIncomplete, Fenced, LearnerFailed, S
 from stream.events import Plan
 from stream.loop import Loop, Rhythm, drain
 from stream.policy import CheckpointPolicy
-from stream.ports import ObjectStore
+from stream.ports import Clock, ObjectStore
 from stream.service import Service
 from tests.fakes import FakeClock, MemoryStore
 from tests.rigs import LAYOUT, RHYTHM, Rig, clicks, folded
@@ -339,12 +339,12 @@ def test_not_ready_while_the_store_is_down() -> None:
 def test_drain_leaves_the_processor_to_others() -> None:
     """While a drain can only wait for the store, it does not turn as fast as it can."""
     rig = Rig(MemoryStore(), clicks(100))
-    service = _threaded(rig)
+    clock = SystemClock()
+    service = _threaded(rig, clock)
     loop = _opened(service)
     rig.store.trouble = _no_puts  # type: ignore[attr-defined]
     loop.turn()
     turns: list[None] = []
-    clock = SystemClock()
     drained = drain(loop, clock, clock.monotonic() + 0.5, lambda: turns.append(None))
     service.close()
 
@@ -411,9 +411,9 @@ def test_stops_while_opening() -> None:
         down.service.open()
 
 
-def _threaded(rig: Rig) -> Service:
+def _threaded(rig: Rig, clock: Clock | None = None) -> Service:
     """The rig's service with threads of its own, as it runs in earnest."""
-    return Service(rig.service._doors, rig.service._orders)
+    return Service(replace(rig.service._doors, clock=clock or rig.clock), rig.service._orders)
 
 
 def _opened(service: Service) -> Loop:
