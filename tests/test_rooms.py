@@ -24,7 +24,7 @@ ROOMS = {
     "kafka": "stream.kafka.*",
     "replay": "stream.replay.* stream.clocks",
     "store": "stream.store.*",
-    "ray": "stream.actor stream.ray_link",
+    "ray": "stream.actor stream.ray_link stream.ray_own",
     "http": "stream.api stream.callers",
     "metrics": "stream.metrics",
     "log": "stream.log",
