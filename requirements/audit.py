@@ -3,7 +3,7 @@
 pip-audit itself ends well when its service knew none of the packages, which is what a mirror without that service, or
 a machine without the network, looks like.
 
-Exit codes: 0 every pin was looked up and none is known to be vulnerable, 1 some are, 2 not every pin could be asked for.
+Exit codes: 0 every pin was looked up and none is known to be vulnerable, 1 some are, 2 not every pin was looked up.
 """
 
 from __future__ import annotations
@@ -39,10 +39,8 @@ def judged(report: str, complaint: str) -> tuple[int, list[str]]:
         return NOT_ASKED, [f"NOT AUDITED: pip-audit could not ask: {last}"]
     skipped = [f"{pin['name']}: {pin['skip_reason']}" for pin in pins if "skip_reason" in pin]
     found = [_told(pin, each) for pin in pins for each in pin.get("vulns", [])]
-    lines = [
-        *found,
-        f"{len(pins) - len(skipped)} of {len(pins)} pins were looked up, {len(found)} vulnerabilities found",
-    ]
+    asked = len(pins) - len(skipped)
+    lines = [*found, f"{asked} of {len(pins)} pins were looked up, {len(found)} vulnerabilities found among them"]
     if skipped or not pins:
         lines += [f"NOT AUDITED: {len(skipped)} pins, for the service did not know them. The first:", *skipped[:_SHOWN]]
     if found:
