@@ -13,15 +13,17 @@ BENCH_DATA ?=
 LOCK_ARGS ?=
 SEEDS ?= 2000
 FIRST ?= 0
+AUDIT_ARGS ?=
 
 UV_VERSION := 0.13.9
+AUDIT_VERSION := 2.10.1
 LOCK := requirements/dev.lock
 BIN := .venv/bin
 # Written last, so an interrupted installation is never taken for a finished one.
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-services simulate bench lint fmt lock clean
+.PHONY: help venv demo test test-services simulate bench lint fmt lock audit clean
 
 help: ## Show this list
 	@echo 'Headrace: a click stream from Kafka onto a live recommendation model.'
@@ -89,6 +91,10 @@ lock: ## Write the lock anew from pyproject.toml, over the network (LOCK_ARGS=--
 	@mkdir -p requirements
 	@.cache/uv/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --quiet $(LOCK_ARGS) \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' -o $(LOCK) >/dev/null
+
+audit: ## Ask over the network whether any pin is known to be vulnerable (AUDIT_ARGS="--vulnerability-service=osv")
+	@$(PYTHON) -m venv .cache/audit && .cache/audit/bin/python -m pip --disable-pip-version-check install --quiet pip-audit==$(AUDIT_VERSION)
+	@.cache/audit/bin/python requirements/audit.py $(LOCK) $(AUDIT_ARGS)
 
 clean: ## Remove .venv, caches, and whatever else was made here (the next run downloads again)
 	@rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist out
