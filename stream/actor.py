@@ -16,6 +16,7 @@ import ray
 import structlog
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
+from stream import faultpoints
 from stream.errors import ConfigError, HeadraceError, LearnerFailed, LearnerLost
 from stream.events import CheckpointFailed, CheckpointRef, LearnReport, PlannedBatch, Position, Recommendation
 from stream.host import HostConfig, LearnerHost
@@ -38,7 +39,8 @@ _UNREACHED = (RayError, ConnectionError)  # Ray Client says ConnectionError wher
 class _Actor(LearnerHost):
     """The host with Ray's concurrency groups on it: what reads, and what uploads, does not wait for what learns."""
 
-    def __init__(self, config: HostConfig) -> None:
+    def __init__(self, config: HostConfig, fault: str = "") -> None:
+        faultpoints.arm(fault)
         self._handed_over: SimpleQueue[Exception | None] = SimpleQueue()
         super().__init__(config)
 
@@ -73,8 +75,10 @@ class RayLearner:
     `recommend`, `explain` and `status` may be called by any thread.
     """
 
-    def __init__(self, config: HostConfig) -> None:
+    def __init__(self, config: HostConfig, fault: str = "") -> None:
+        """`fault`: where a test wants the first actor, and no later one, to die (see `faultpoints`)."""
         self._config = config
+        self._fault = fault
         self._actor: Any = None
         self._applies: deque[Any] = deque()
         self._checkpoints: deque[Any] = deque()
@@ -85,7 +89,8 @@ class RayLearner:
         try:
             environment = worker_environment(rejoin())
             options = _OPTIONS | ({"runtime_env": {"env_vars": environment}} if environment else {})
-            self._actor = ray.remote(**options)(_Actor).remote(self._config)
+            fault, self._fault = self._fault, ""
+            self._actor = ray.remote(**options)(_Actor).remote(self._config, fault)
             ray.get(self._actor.status.remote(), timeout=_START_SECONDS)
         except GetTimeoutError:
             self.close()  # else it would go on waiting for a CPU, and start when nobody wants it any more

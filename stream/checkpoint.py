@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from stream import faultpoints
 from stream.errors import CheckpointInvalid, NotFound, PreconditionFailed
 from stream.events import Totals
 from stream.naming import MANIFEST, Layout, is_safe, seq_of
@@ -75,6 +76,7 @@ def write(store: ObjectStore, layout: Layout, manifest: Manifest, files: Mapping
     """
     parts = tuple(_put_part(store, layout.checkpoint(manifest.seq), name, path) for name, path in sorted(files.items()))
     complete = Manifest(**{**_shallow(manifest), "parts": parts})
+    faultpoints.reach("manifest")
     with suppress(PreconditionFailed):
         store.put(layout.manifest(manifest.seq), msgspec.json.encode(complete), if_absent=True)
     return complete

@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from stream import faultpoints
 from stream.batching import Batcher, CutPolicy, PressurePolicy
 from stream.collector import Collector, tolerant
 from stream.committer import Committed, Committer
@@ -145,6 +146,7 @@ class Loop:
             return
         try:
             self._crew.learner.begin_checkpoint()
+            faultpoints.reach("checkpoint")
         except LearnerLost as lost:
             self._revive(lost)
             return
@@ -165,6 +167,7 @@ class Loop:
         for chunk in self._crew.source.poll(self._rhythm.poll_events, wait):
             self._batcher.add(chunk)
             self._polled[chunk.partition] = chunk.end
+            faultpoints.reach("poll")
 
     def _admit_new_partitions(self) -> None:
         """A partition that was added is read from its beginning: nothing was published to it before it existed."""
@@ -196,6 +199,7 @@ class Loop:
         reason = self._batcher.due(now) or ("drain" if draining or self._crew.source.exhausted() else None)
         cut = self._batcher.cut(reason) if reason else None  # 7
         if cut is not None:
+            faultpoints.reach("cut")
             self._commit_begun = now
             self._committing = self._crew.executor.submit(self._crew.committer.commit, cut)
 
@@ -212,6 +216,7 @@ class Loop:
         if self._reviving is None:
             try:
                 self._crew.learner.submit(committed.planned)
+                faultpoints.reach("submit")
             except LearnerLost as lost:
                 self._revive(lost)
 
@@ -236,6 +241,7 @@ class Loop:
         self._crew.figures.checkpointed(report)
         if isinstance(report, CheckpointRef):
             self._crew.source.commit(report.next_offsets)  # 12
+            faultpoints.reach("commit")
             if self._collecting is None or self._collecting.done():
                 self._collecting = self._crew.janitor.submit(self._collect_garbage)  # 14
         else:

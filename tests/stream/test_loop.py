@@ -217,7 +217,7 @@ def test_damaged_checkpoint_costs_a_replay() -> None:
 
 @pytest.mark.parametrize("harm", ["missing", "altered"])
 def test_refuses_harmed_staging(harm: str) -> None:
-    """A staged object that is needed and is not what its plan says stops the start, by name."""
+    """A staged object that is needed, is not what its plan says, and cannot be made again, stops the start, by name."""
     store = MemoryStore()
     rig = Rig(store, clicks(100), rhythm=replace(RHYTHM, checkpoint=CheckpointPolicy(batches=10**6, seconds=1e9)))
     store.trouble = _no_checkpoint
@@ -237,7 +237,7 @@ def test_refuses_harmed_staging(harm: str) -> None:
         store.objects[staged] = (b"PAR1 something else PAR1", 0.0)
 
     with pytest.raises(StoreRefused, match=staged):
-        Rig(store, clicks(100)).service.open()
+        Rig(store, clicks(100, items=29)).service.open()
 
 
 def test_never_counts_replays_twice() -> None:
