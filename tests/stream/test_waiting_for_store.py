@@ -35,7 +35,7 @@ def test_a_signal_ends_the_waiting() -> None:
 
     store.trouble = away
 
-    with pytest.raises(DrainIncomplete, match="stopped as asked.*gone for good"):
+    with pytest.raises(DrainIncomplete, match=r"stopped as asked.*gone for good"):
         app._layout(Settings.load(), store, PrometheusMeter(), signals)
 
 
