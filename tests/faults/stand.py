@@ -15,11 +15,12 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 import psutil
-from kafka import KafkaProducer
+from kafka import KafkaProducer, TopicPartition
 
 from model.config import LearnerConfig
 from stream import checkpoint
@@ -133,7 +134,7 @@ class Stand(Run):
             for _ in range(count):
                 outcome, value = self._message(odd)
                 self.sent[outcome] += 1
-                producer.send(self.topic, value, partition=self.draw.randrange(4))
+                producer.send(self.topic, value, key=b"k", partition=self.draw.randrange(4))
             producer.flush(60)
 
     def _message(self, odd: float) -> tuple[str, bytes | None]:
@@ -173,7 +174,7 @@ class Stand(Run):
         """Everything published is planned and learned, and the service says that it is ready."""
         if self.page("/readyz")[0] != 200 or self.outcomes().total() < self.sent.total():
             return False
-        return self.metric("headrace_learned_seq") >= self.plans()[-1]["seq"]
+        return self.metric("headrace_learned_seq") >= int(self.plans()[-1]["seq"])
 
     def is_ready(self) -> bool:
         return self.page("/readyz")[0] == 200
@@ -187,6 +188,31 @@ class Stand(Run):
         while not what():
             assert time.monotonic() < deadline, f"not within {seconds} s\n{self.log()}"
             time.sleep(0.05)
+
+    def next_offsets(self) -> dict[int, int]:
+        """Where the lineage goes on, by partition."""
+        return {planned["partition"]: planned["end"] for plan in self.plans() for planned in plan["ranges"]}
+
+    def drop_before(self, offsets: dict[int, int]) -> None:
+        """Have the broker drop what lies before these offsets, by partition, as its retention would."""
+        with closing(self.broker.admin()) as admin:
+            admin.delete_records({TopicPartition(self.topic, p): offset for p, offset in offsets.items()})
+
+    def checkpoints(self) -> list[int]:
+        """The seq of each complete checkpoint."""
+        return [seq for seq, _ in checkpoint.complete(self.store, LAYOUT)]
+
+    def manifest(self, seq: int) -> dict[str, Any]:
+        return dict(json.loads(self.store.get(LAYOUT.manifest(seq)).data))
+
+    def damage(self, key: str, edit: Callable[[bytes], bytes]) -> None:
+        """Change an object behind the service's back."""
+        self.store.put(key, edit(self.store.get(key).data))
+
+    def forget_checkpoint(self, seq: int) -> None:
+        """Delete a checkpoint that a test has damaged: `verify` would rightly call it a breach."""
+        for info in list(self.store.list(LAYOUT.checkpoint(seq))):
+            self.store.delete(info.key)
 
     def listing(self, part: str = "") -> set[str]:
         """Keys in the bucket."""
