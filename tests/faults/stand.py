@@ -128,13 +128,14 @@ class Stand(Run):
                 continue
         return None
 
-    def publish(self, count: int, *, odd: float = 0.06) -> None:
+    def publish(self, count: int, *, odd: float = 0.06, partition: int | None = None) -> None:
         """So many more messages, seeded: clicks, of which a share `odd` is bad or a repetition of a recent event."""
         with KafkaProducer(bootstrap_servers=self.broker.bootstrap, linger_ms=20, acks="all") as producer:
             for _ in range(count):
                 outcome, value = self._message(odd)
                 self.sent[outcome] += 1
-                producer.send(self.topic, value, key=b"k", partition=self.draw.randrange(4))
+                place = self.draw.randrange(4) if partition is None else partition
+                producer.send(self.topic, value, key=b"k", partition=place)
             producer.flush(60)
 
     def _message(self, odd: float) -> tuple[str, bytes | None]:
