@@ -14,10 +14,10 @@ from typing import Any
 
 import ray
 import structlog
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from stream import faultpoints
-from stream.errors import ConfigError, HeadraceError, LearnerFailed, LearnerLost
+from stream.errors import ConfigError, HeadraceError, LearnerAway, LearnerFailed, LearnerLost
 from stream.events import CheckpointFailed, CheckpointRef, LearnReport, PlannedBatch, Position, Recommendation
 from stream.host import HostConfig, LearnerHost
 from stream.ray_link import RayConfig, connect, disconnect, rejoin, worker_environment
@@ -84,7 +84,7 @@ class RayLearner:
         self._checkpoints: deque[Any] = deque()
 
     def start(self) -> None:
-        """Begin a new, empty actor and wait until it answers."""
+        """Begin a new, empty actor and wait until it answers. Raises LearnerAway when the cluster cannot be reached."""
         self.close()
         try:
             environment = worker_environment(rejoin())
@@ -99,7 +99,8 @@ class RayLearner:
             ) from None
         except (ConfigError, *_UNREACHED) as error:
             self.close()
-            raise LearnerFailed(f"the learner does not start: {error}") from error
+            kind = LearnerFailed if isinstance(error, RayActorError) else LearnerAway  # it died, or was not reached
+            raise kind(f"the learner does not start: {error}") from error
 
     def restore(self, manifest_key: str | None) -> Position:
         return self._ask("restore", manifest_key, seconds=None)  # type: ignore[no-any-return]

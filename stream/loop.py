@@ -20,7 +20,7 @@ from stream import faultpoints
 from stream.batching import Batcher, CutPolicy, PressurePolicy
 from stream.collector import Collector, tolerant
 from stream.committer import Committed, Committer
-from stream.errors import HeadraceError, LearnerFailed, LearnerLost, SourceRefused, StoreUnavailable
+from stream.errors import HeadraceError, LearnerAway, LearnerFailed, LearnerLost, SourceRefused, StoreUnavailable
 from stream.events import CheckpointFailed, CheckpointRef, LearnReport
 from stream.figures import Figures
 from stream.policy import CheckpointCadence, CheckpointPolicy
@@ -31,6 +31,7 @@ log = structlog.get_logger()
 STORE_SECONDS = 10.0
 """A commit that takes longer than this waits for the store: clicks are not being learned."""
 _BREATH_SECONDS = 0.005
+_AWAY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ class Rhythm:
 
     `poll_events`: at most this many messages a poll. `idle_seconds`: how long a poll may wait when there is nothing
     else to do; `busy_seconds`: when there is. `in_flight`: plans handed to the learner and not yet learned.
-    `revivals`: how often in a row the learner may die without learning a plan before the loop gives up.
+    `revivals`: how often in a row the learner may die without learning a plan before the loop gives up;
+    `cluster_seconds`: how long a cluster that was lost with it is waited for.
     """
 
     cut: CutPolicy = field(default_factory=CutPolicy)
@@ -53,6 +55,7 @@ class Rhythm:
     tick_seconds: float = 1.0
     partitions_seconds: float = 60.0
     check_seconds: float = 15.0
+    cluster_seconds: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,10 +270,26 @@ class Loop:
 
     def _bring_back(self) -> list[LearnReport]:
         """What the learner said of each plan replayed: counted by the loop, which may first have to settle a commit."""
-        self._crew.learner.start()
+        self._start_learner()
         reports: list[LearnReport] = []
         recover(self._crew.archive, self._crew.learner, self._rhythm.in_flight, reports.append)
         return reports
+
+    def _start_learner(self) -> None:
+        """A cluster that was lost with the learner is waited for: that it is away now does not say that it stays away.
+
+        Raises LearnerAway when it does.
+        """
+        until = self._crew.clock.monotonic() + self._rhythm.cluster_seconds
+        while True:
+            try:
+                self._crew.learner.start()
+                return
+            except LearnerAway as away:
+                if self._crew.closing() or self._crew.clock.monotonic() > until:
+                    raise
+                log.warning("the learner's cluster is away, trying again", error=str(away))
+                time.sleep(_AWAY_SECONDS)
 
     def _settle_revival(self) -> None:
         if self._reviving is None or self._committing is not None or not self._reviving.done():
