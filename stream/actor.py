@@ -20,7 +20,7 @@ from stream import faultpoints
 from stream.errors import ConfigError, HeadraceError, LearnerAway, LearnerFailed, LearnerLost
 from stream.events import CheckpointFailed, CheckpointRef, LearnReport, PlannedBatch, Position, Recommendation
 from stream.host import HostConfig, LearnerHost
-from stream.ray_link import RayConfig, connect, disconnect, rejoin, worker_environment
+from stream.ray_link import RayConfig, connect, disconnect, let_go, rejoin, worker_environment
 
 __all__ = ["RayConfig", "RayLearner", "connect", "disconnect"]
 
@@ -99,8 +99,8 @@ class RayLearner:
             ) from None
         except (ConfigError, *_UNREACHED) as error:
             self.close()
-            kind = LearnerFailed if isinstance(error, RayActorError) else LearnerAway  # it died, or was not reached
-            raise kind(f"the learner does not start: {error}") from error
+            away = not isinstance(error, RayActorError) and let_go()  # else it was reached, and died
+            raise (LearnerAway if away else LearnerFailed)(f"the learner does not start: {error}") from error
 
     def restore(self, manifest_key: str | None) -> Position:
         return self._ask("restore", manifest_key, seconds=None)  # type: ignore[no-any-return]

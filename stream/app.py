@@ -82,7 +82,7 @@ def run(settings: Settings, replay: Path | None, rate: float | None, started: fl
                 replayed=recovered.replayed,
                 seconds=round(time.monotonic() - started, 2),
             )
-            service.run()
+            service.run(signals.take)  # a cluster that is joined anew brings its handlers along
 
 
 def _layout(settings: Settings, store: ObjectStore, meter: PrometheusMeter, signals: _Signals) -> Layout:
