@@ -61,7 +61,7 @@ def test_the_same_event_again(stand: Stand) -> None:
 
 @pytest.mark.timeout(600)
 def test_clocks_that_are_wrong(stand: Stand, tmp_path: Path) -> None:
-    """Events from 1970, 2099 and 2100, a wall clock that jumps an hour back: what has a time is learned, at a sane one."""
+    """Events from 1970, 2099 and 2100, a wall clock that jumps an hour back: learned at sane times, or refused."""
     folder, skew = tmp_path / "skewed", tmp_path / "skew"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(SKEW.format(path=str(skew)))
