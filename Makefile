@@ -8,6 +8,7 @@ TEST_WORKERS ?= 4
 STORE ?= seaweedfs
 DEMO_ARGS ?=
 TEST_ARGS ?=
+MINUTES ?= 30
 BENCH_ARGS ?= --json
 BENCH_DATA ?=
 LOCK_ARGS ?=
@@ -23,7 +24,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-services simulate bench lint fmt lock audit clean
+.PHONY: help venv demo test test-services test-faults soak simulate bench lint fmt lock audit clean
 
 help: ## Show this list
 	@echo 'Headrace: a click stream from Kafka onto a live recommendation model.'
@@ -58,7 +59,13 @@ demo: venv ## Learn from a year of real purchases, live (DEMO_ARGS="--json --eve
 	@$(BIN)/headrace demo $(DEMO_ARGS)
 
 test: venv ## Run the tests (TEST_ARGS="-k decode")
-	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(TEST_ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m 'not faults' $(TEST_ARGS)
+
+test-faults: venv ## Break real servers and processes, one test after another: under 20 minutes (TEST_ARGS="-k disk")
+	@$(BIN)/python -m pytest tests/faults $(TEST_ARGS)
+
+soak: venv ## Look for leaks: 200 restarts of the learner, then MINUTES at 80 % of peak load (MINUTES=30)
+	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
 
 test-services: venv ## Run the tests on a real Kafka and S3 (STORE=seaweedfs or minio)
 	@HEADRACE_TEST_STORE='$(STORE)' $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile tests/services tests/contract $(TEST_ARGS)

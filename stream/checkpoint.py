@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from stream import faultpoints
 from stream.errors import CheckpointInvalid, NotFound, PreconditionFailed
 from stream.events import Totals
 from stream.naming import MANIFEST, Layout, is_safe, seq_of
@@ -77,6 +78,7 @@ def write(store: ObjectStore, layout: Layout, manifest: Manifest, files: Mapping
     parts = tuple(_put_part(store, layout.checkpoint(manifest.seq), name, path) for name, path in sorted(files.items()))
     complete = Manifest(**{**_shallow(manifest), "parts": parts})
     key = layout.manifest(manifest.seq)
+    faultpoints.reach("manifest")
     try:
         store.put(key, msgspec.json.encode(complete), if_absent=True)
     except PreconditionFailed:

@@ -15,7 +15,7 @@ from itertools import groupby, takewhile
 
 import pyarrow.parquet as pq
 
-from stream import checkpoint, plans, staged
+from stream import checkpoint, faultpoints, plans, staged
 from stream.errors import NotFound, PreconditionFailed, StoreRefused
 from stream.events import Plan, StagedObject
 from stream.naming import MANIFEST, Layout, seq_of
@@ -97,6 +97,7 @@ class Collector:
         ]
         for key in keys:
             self.store.delete(key)
+            faultpoints.reach("collect")
         return len(keys)
 
     def _has(self, stored: StagedObject) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from stream import staged
+from stream import faultpoints, staged
 from stream.batching import Cut
 from stream.decode import DecodeRules, decode_chunk
 from stream.dedupe import Window
@@ -91,19 +91,23 @@ class Committer:
         decoded = [decode_chunk(chunk, self._desk.rules) for chunk in cut.chunks]
         deduped = self._window.split(decoded)
         watch.lap("decode")
+        faultpoints.reach("decode")
         tables = [staged.to_table(kept) for kept in deduped.ranges]
         ends = [chunk.end for chunk in cut.chunks]
         objects = self._stage_all(deduped.ranges, tables, ends)
         watch.lap("stage")
+        faultpoints.reach("stage")
         rejects = [reject for kept in decoded for reject in kept.rejects]
         if rejects:
             self._desk.patience.call("send dead letters", lambda: self._desk.dead_letters.send(rejects))
         watch.lap("dead_letter")
+        faultpoints.reach("dead-letter")
         ranges = tuple(
             self._range(kept, end, stored, repeated)
             for kept, end, stored, repeated in zip(deduped.ranges, ends, objects, deduped.duplicates, strict=True)
         )
         plan = self._planner.commit(ranges, cut.reason)
+        faultpoints.reach("plan")
         self._next_offsets.update(plan.next_offsets)
         self._window.advance(deduped.event_ids)
         watch.lap("plan")

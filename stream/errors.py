@@ -41,6 +41,10 @@ class LearnerFailed(HeadraceError):
     exit_code = 6
 
 
+class LearnerAway(LearnerFailed):
+    """The cluster that is to hold the learner is out of reach. While the service runs, it is waited for."""
+
+
 class DrainIncomplete(HeadraceError):
     """SIGTERM was obeyed, but the last checkpoint could not be written in time; nothing is lost, plans are replayed."""
 

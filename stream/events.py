@@ -16,7 +16,7 @@ Headers = Sequence[tuple[str, bytes | None]]
 Span = tuple[int, int]
 """Offsets [start, end)."""
 
-CutReason = Literal["rows", "bytes", "age", "drain", "fence"]
+CutReason = Literal["rows", "bytes", "age", "drain", "fence", "gap"]
 RejectReason = Literal[
     "null_value",
     "too_large",

@@ -27,7 +27,7 @@ from model.batch import Learned, Scores, Strings
 from model.config import LearnerConfig
 from model.learner import Learner
 from model.view import ServingView
-from stream import checkpoint
+from stream import checkpoint, faultpoints
 from stream.errors import CheckpointInvalid, Diverged, LearnerFailed
 from stream.events import CheckpointRef, LearnReport, PlannedBatch, Position, Recommendation, Totals
 from stream.freeze import Frozen, WriterCrashed, scratch
@@ -129,6 +129,7 @@ class LearnerHost:
         frozen = Frozen(lambda: write_arrays(files, folder), fork=self._fork_is_safe)
         manifest = self._manifest()
         stall = time.monotonic() - since
+        faultpoints.reach("freeze")
         self._begun.append(_Begun(frozen, folder, dumped.ids, dumped.meta, manifest, since, stall))
 
     def finish_checkpoint(self) -> CheckpointRef:
@@ -205,11 +206,13 @@ class LearnerHost:
         started = time.perf_counter()
         scores = self._learner.score(batch)
         scored = time.perf_counter()
+        faultpoints.reach("apply")
         learned = self._learner.learn(batch)
         if (reason := health.ailment(self._learner, learned)) is not None:
             self._diverged = Diverged(planned.plan.seq, reason)
             raise self._diverged
         done = time.perf_counter()
+        faultpoints.reach("publish")
         self._view.publish(self._learner)
         published = time.perf_counter()
         seconds = {"score": scored - started, "learn": done - scored, "publish": published - done}

@@ -124,6 +124,7 @@ METRICS: Final = (
         "Batches at which learning diverged twice: their clicks are not learned. Look at aside/ in the store.",
     ),
     Metric("headrace_store_retries_total", "counter", "Calls to the store tried again."),
+    Metric("headrace_staged_refetched_total", "counter", "Staged objects lost, and made again from the source."),
     Metric("headrace_garbage_objects_total", "counter", "Objects removed below the oldest checkpoint kept."),
     Metric("headrace_archived_events_total", "counter", "Clicks moved into the archive."),
     # The service.

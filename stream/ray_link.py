@@ -100,6 +100,17 @@ def disconnect() -> None:
     _leave(left)
 
 
+def let_go() -> bool:
+    """Leave a cluster that is out of reach, so that `rejoin` connects anew: one that came back is another one to Ray.
+
+    False for our own Ray, which does not come back.
+    """
+    if _joined is None or _joined.is_ours:
+        return False
+    ray.shutdown()
+    return True
+
+
 def worker_environment(config: RayConfig) -> Mapping[str, str]:
     """What an actor's process needs beyond what Ray gives it; empty for our own Ray, whose every process has it."""
     return {} if config.is_ours else _WORKER

@@ -6,10 +6,11 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
+from stream import faultpoints
 from stream.api import Answer, Health
 from stream.aside import Asides
 from stream.collector import Collector
@@ -21,13 +22,14 @@ from stream.events import LearnReport, Recommendation
 from stream.figures import Figures
 from stream.loop import Crew, Loop, Rhythm, drain
 from stream.naming import Layout
-from stream.opening import Opened, Opening, Start
+from stream.opening import Opened, Opening, Resume, Start
 from stream.patience import Patience
 from stream.planner import Slots
 from stream.policy import Backoff
 from stream.ports import Clock, DeadLetters, EventSource, Executor, LiveLearner, Lookout, Meter, ObjectStore
 from stream.probe import probe
 from stream.recovery import Archive
+from stream.refetch import Refetch
 
 log = structlog.get_logger()
 LIVE_SECONDS = 30.0
@@ -65,6 +67,7 @@ class Orders:
     window: int = 100_000
     start: Start = "earliest"
     drain_seconds: float = 25.0
+    resume: Resume = "stop"
 
 
 class Service:
@@ -103,11 +106,16 @@ class Service:
         patience = Patience(Backoff(), self._give_up.wait, doors.meter)
         starting = self._worker.submit(doors.learner.start)  # seconds, which the probe need not wait for
         patience.call("probe the store", lambda: probe(doors.store, orders.layout))
+        faultpoints.reach("probe")
         starting.result()
         archive = Archive(doors.store, orders.layout, patience, doors.meter)
         slots = Slots(doors.store, orders.layout, orders.topic, doors.clock, patience, doors.nonce)
         asides = Asides(doors.store, orders.layout, patience, doors.meter)
-        opening = Opening(slots, archive, doors.learner, doors.source, asides, orders.start, self._replayed)
+        refetch = Refetch(doors.source, orders.rules, doors.store, patience, doors.meter)
+        mending = replace(archive, refetch=refetch)  # while opening only: afterwards the source is the loop's
+        opening = Opening(
+            slots, mending, doors.learner, doors.source, asides, orders.start, self._replayed, orders.resume
+        )
         opened = opening.take_over()
         self.figures.opened(opened.planner.head.seq, opened.planner.head.epoch)
         desk = Desk(doors.store, orders.layout, orders.topic, orders.rules, doors.dead_letters, patience, self._stagers)

@@ -12,14 +12,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 ROOMS = {
-    "words": "model.batch stream.events stream.errors stream.ports",
+    "words": "model.batch stream.events stream.errors stream.ports stream.faultpoints",
     "arithmetic": "model.kernels model.sampling model.losses model.evaluation model.drift model.config",
     "model": "model.table model.state model.memory model.parts.* model.candidates model.training "
     "model.ranking model.resolve model.learner model.snapshot model.view model.health",
     "decisions": "stream.decode stream.stamps stream.batching stream.dedupe stream.naming stream.policy stream.plans "
-    "stream.staged stream.checkpoint stream.partfiles stream.lineage stream.probe",
-    "corridor": "stream.aside stream.patience stream.planner stream.committer stream.recovery stream.opening stream.collector "
-    "stream.figures stream.loop",
+    "stream.staged stream.checkpoint stream.partfiles stream.lineage stream.probe stream.held",
+    "corridor": "stream.aside stream.patience stream.refetch stream.planner stream.committer stream.recovery "
+    "stream.opening stream.collector stream.figures stream.loop",
     "host": "stream.host stream.freeze",
     "kafka": "stream.kafka.*",
     "replay": "stream.replay.* stream.clocks",

@@ -138,6 +138,11 @@ class StreamOptions(Group):
     """How the stream is cut, buffered and checkpointed."""
 
     start: Literal["earliest", "latest"] = option("Where a lineage without any state begins to read.", "earliest")
+    resume_from: Literal["stop", "earliest"] = option(
+        "What to do when Kafka's retention has passed the offset that comes next: stop with exit code 5, or go on from "
+        "the earliest offset held and record the lost ones in a plan of its own.",
+        "stop",
+    )
     batch_rows: int = option("Cut a batch at this many messages.", 5000, unit="messages", ge=1, le=100_000)
     batch_bytes: Bytes = option("Cut a batch at this size.", 8 * MIB, unit="bytes", ge=1 << 10, le=256 * MIB)
     batch_age_seconds: float = option("Cut a batch once its oldest message is this old.", 1.0, unit="s", ge=0.01, le=60)

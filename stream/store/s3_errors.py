@@ -115,7 +115,7 @@ def _kind(code: str, status: int, place: Place, said: str, *, conditional: bool)
         code == "NoSuchUpload"
         or status in {408, 429}
         or (status >= 500 and status != 501)
-        or code in {"RequestTimeout", "SlowDown"}
+        or code in {"RequestTimeout", "SlowDown", "BadDigest", "IncompleteBody"}
     ):
         return StoreUnavailable(f"{said}; try again")
     return StoreRefused(f"{said}; {_REMEDY.get(code, 'this will not pass by itself')}")

@@ -15,6 +15,8 @@ from stream.verify.forms import Breach, ManifestDoc, PlanDoc, RangeDoc
 from stream.verify.reading import Rows
 
 OUTCOMES = ("trained", "rejected", "duplicates")
+GAP = "gap"
+"""The cut of a plan that only records offsets which the source no longer held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ class Ledger:
             yield Breach("plan_place", key, f"it is of topic {plan.topic}, the plan before of {head.topic}")
         if head.epoch is not None:
             yield from _epoch(key, plan, head.epoch)
+        if plan.cut == GAP and any(planned.absent != planned.end - planned.start for planned in plan.ranges):
+            yield Breach("gap_plan", key, "it records lost offsets, and some that are trained, rejected or duplicates")
 
     def join(self, key: str, planned: RangeDoc) -> Iterator[Breach]:
         """What is wrong with where the range begins: at the end of the one before of its partition."""

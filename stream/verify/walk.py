@@ -17,7 +17,7 @@ from stream.ports import ObjectInfo, ObjectStore
 from stream.verify.archive import GROUP, Archives
 from stream.verify.checkpoints import Folder, check, folders
 from stream.verify.forms import Breach, Malformed, ManifestDoc, PlanDoc, RangeDoc, parse_current, parse_plan
-from stream.verify.ledger import EventIds, Head, Ledger, account
+from stream.verify.ledger import GAP, EventIds, Head, Ledger, account
 from stream.verify.reading import Rows, beside, document, exists, first_key, sha256
 from stream.verify.staging import Staging
 from stream.verify.verdict import Options, Verdict
@@ -190,7 +190,7 @@ class _Walk:
             rows = found.get(planned.partition)
             yield from account(key, planned, rows)
             self._ledger.count(planned, rows)
-            self.verdict.count(self._ledger.seen, planned.absent)
+            self.verdict.count(self._ledger.seen, planned.absent, lost=plan.cut == GAP)
         if seq <= self._archives.last:
             self._archives.walked(list(found.values()), whole=len(found) == len(staged))
         partitions = list(found)

@@ -65,7 +65,7 @@ def ray_head() -> Iterator[Head]:
     """A cluster that wants a token."""
     folder = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))  # Ray's sockets lie in it: their paths must stay short
     try:
-        head = _started(folder)
+        head = started(folder)
         try:
             yield head
         finally:
@@ -95,9 +95,11 @@ def token_of(head: Head) -> Iterator[None]:
     read_environment_again()
 
 
-def _started(folder: Path) -> Head:
+def started(folder: Path, gcs: int = 0, client: int = 0) -> Head:
+    """A cluster whose files lie in `folder`, on these ports or on free ones."""
     (folder / "token").write_text(TOKEN)
-    gcs, client = process.free_ports(2)
+    free = process.free_ports(2)
+    gcs, client = gcs or free[0], client or free[1]
     log = folder / "head.log"
     head = Head(process.start(_argv(folder, gcs, client), log, _environment(folder)), folder, gcs, client)
     process.wait_until(lambda: _listens(client), head.process, log, seconds=120)
