@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from stream import staged
+from stream import bounded, staged
 from stream.batching import Cut
 from stream.decode import DecodeRules, decode_chunk
 from stream.dedupe import Window
@@ -125,15 +125,15 @@ class Committer:
         start = self._start(kept)
         key = self._desk.layout.stage(self._desk.topic, kept.partition, start, end)
         other = self._desk.layout.stage(self._desk.topic, kept.partition, start, end, f".{sha256[:16]}")
-        key = self._desk.patience.call(f"stage {key}", lambda: self._put(key, other, data, sha256))
+        key = self._desk.patience.call(f"stage {key}", lambda: self._put(key, other, data))
         return StagedObject(key, sha256, len(data), table.num_rows)
 
-    def _put(self, key: str, other: str, data: bytes, sha256: str) -> str:
+    def _put(self, key: str, other: str, data: bytes) -> str:
         """Write under `key`; if something else lies there (an orphan of a crash, or a zombie's), under `other`."""
         try:
             self._desk.store.put(key, data, if_absent=True)
         except PreconditionFailed:
-            if staged.digest(self._desk.store.get(key).data) == sha256:
+            if bounded.is_same(self._desk.store, key, data):
                 return key
             self._desk.store.put(other, data)
             return other

@@ -80,9 +80,10 @@ def replay(archive: Archive, head: Head, next_offsets: dict[int, int]) -> Iterat
     """
     offsets = dict(next_offsets)
     for key in _plan_keys(archive, head.seq):
-        data = archive.patience.call(f"read {key}", lambda key=key: archive.store.get(key)).data  # type: ignore[misc]
+        data = archive.patience.call(f"read {key}", lambda key=key: plans.read(archive.store, key))  # type: ignore[misc]
         plan = plans.decode(data, key)
-        _check(plan, head, key, archive.layout)
+        plans.check_place(plan, archive.layout, key)
+        _check(plan, head, key)
         plans.check_ranges(plan, offsets, key)
         offsets |= plan.next_offsets
         head = Head(plan.seq, plans.sha256(data), plan.epoch)
@@ -129,20 +130,16 @@ def _plan_keys(archive: Archive, after: int) -> list[str]:
     return keys
 
 
-def _check(plan: Plan, head: Head, key: str, layout: Layout) -> None:
-    if plan.lineage != layout.lineage or plan.seq != head.seq + 1:
-        raise StoreRefused(
-            f"{key} says that it is plan {plan.seq} of lineage {plan.lineage}: it is not where it belongs"
-        )
+def _check(plan: Plan, head: Head, key: str) -> None:
+    if plan.seq != head.seq + 1:
+        raise StoreRefused(f"{key} is plan {plan.seq}, and {head.seq + 1} comes next: one is missing")
     if plan.previous_sha256 != head.sha256 or plan.epoch < head.epoch:
         raise StoreRefused(f"{key} does not follow on plan {head.seq}: the chain of hashes is broken there")
 
 
 def _table(archive: Archive, stored: StagedObject) -> pa.Table:
-    if not stored.key.startswith(archive.layout.root + "/"):
-        raise StoreRefused(f"a plan names {stored.key}, which lies outside of its lineage: refused")
     try:
-        data = archive.patience.call(f"read {stored.key}", lambda: archive.store.get(stored.key)).data
+        data = archive.patience.call(f"read {stored.key}", lambda: staged.read(archive.store, stored))
     except NotFound:
         raise StoreRefused(f"{stored.key} is missing, though a plan commits to it. Restore it from a backup.") from None
     if staged.digest(data) != stored.sha256:

@@ -17,7 +17,8 @@ ROOMS = {
     "model": "model.table model.state model.memory model.parts.* model.candidates model.training "
     "model.ranking model.resolve model.learner model.snapshot model.view",
     "decisions": "stream.decode stream.stamps stream.batching stream.dedupe stream.naming stream.policy stream.plans "
-    "stream.staged stream.checkpoint stream.partfiles stream.lineage stream.probe",
+    "stream.bounded stream.thrift stream.footer stream.parquet stream.staged stream.checkpoint stream.partfiles "
+    "stream.lineage stream.probe",
     "corridor": "stream.patience stream.planner stream.committer stream.recovery stream.opening stream.collector "
     "stream.figures stream.loop",
     "host": "stream.host stream.freeze",
