@@ -214,7 +214,7 @@ def bomb(text: str, rows: int, **options: Any) -> bytes:
 
 
 def test_dictionary_bomb_is_never_unfolded() -> None:
-    """One long text that a million rows point to: some kilobytes, a hundred gigabytes unfolded. Seen while it is one."""
+    """One long text that a million rows point to, a hundred gigabytes unfolded, is seen while it is one."""
     data = bomb("x" * 100_000, 1 << 20)
     schema = pa.schema([pa.field("id", pa.string())])
     limits = replace(LIMITS, rows=1 << 20, size=1 << 30)
@@ -240,7 +240,7 @@ def test_delta_bomb_is_refused_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 11, 12, 13])
 def test_short_files_are_refused(size: int) -> None:
     """What has no room for a footer has none."""
-    with pytest.raises(Unreadable, match="does not begin and end|footer"):
+    with pytest.raises(Unreadable, match=r"does not begin and end|footer"):
         parquet.table((b"PAR1" + b"\xff" * 20)[: max(0, size - 4)] + b"PAR1"[: min(4, size)], ONE, LIMITS)
 
 

@@ -126,7 +126,8 @@ def test_huge_claims_are_refused_unread(limit: str, monkeypatch: pytest.MonkeyPa
     """What claims too many bytes or clicks is refused from its footer: the pages are not touched."""
     rows = [("u", "p", "view", None)] * 100
     data = bytearray(staged.encode(staged.to_table(decoded_of(rows))))  # type: ignore[arg-type]
-    monkeypatch.setattr(staged, "LIMITS", replace(staged.LIMITS, **{limit: 99}))
+    limits: Any = {limit: 99}
+    monkeypatch.setattr(staged, "LIMITS", replace(staged.LIMITS, **limits))
     footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
     data[4:footer] = bytes(footer - 4)  # reading a page now fails in another way
 
