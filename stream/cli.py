@@ -229,6 +229,20 @@ def verify(store: Store = None, lineage: Lineage = None, as_json: Json = False) 
 
 
 @app.command()
+def resume(store: Store = None, lineage: Lineage = None) -> None:
+    """Close the circuit breaker of a running service: what was bad so far goes to the dead letters as usual."""
+    from stream import resume as word
+    from stream import wiring
+
+    opened, layout = wiring.open_lineage(_settings({"store.location": store, "store.lineage": lineage}))
+    word.say(opened, layout)
+    typer.echo(
+        f"told lineage {layout.lineage} to resume: a service whose circuit breaker is open notices within seconds "
+        "(its log and /readyz say so); any other one goes on as it does"
+    )
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Check configuration, Kafka, topic, store, Ray, clock and disk: one line each, with the remedy."""
     from stream.doctor import diagnose

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from stream import bounded, staged
 from stream.batching import Cut
+from stream.breaker import Breaker
 from stream.decode import DecodeRules, decode_chunk
 from stream.dedupe import Window
 from stream.errors import PreconditionFailed
@@ -39,6 +40,13 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A batch that was not committed, because the breaker opened on it. `next_offsets`: where the plans end."""
+
+    next_offsets: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Desk:
     """What committing needs. `stagers`: threads that stage the ranges of one batch side by side."""
 
@@ -48,6 +56,7 @@ class Desk:
     rules: DecodeRules
     dead_letters: DeadLetters
     patience: Patience
+    breaker: Breaker
     stagers: ThreadPoolExecutor | None = None
 
 
@@ -82,10 +91,15 @@ class Committer:
         """Raises Fenced when another writer has taken the lineage over."""
         self._planner.check()
 
-    def commit(self, cut: Cut) -> Committed:
-        """Commit one batch. Raises Fenced, StoreRefused, SourceRefused; nothing is half done then: see the module."""
+    def commit(self, cut: Cut) -> Committed | Held:
+        """Commit one batch, unless the breaker opens on it: then nothing is written.
+
+        Raises Fenced, StoreRefused, SourceRefused; nothing is half done then: see the module.
+        """
         watch = _Watch()
         decoded = [decode_chunk(chunk, self._desk.rules) for chunk in cut.chunks]
+        if not self._desk.breaker.admits(decoded):
+            return Held(dict(self._next_offsets))
         deduped = self._window.split(decoded)
         watch.lap("decode")
         tables = [staged.to_table(kept) for kept in deduped.ranges]
