@@ -132,7 +132,11 @@ def _ends(settings: Settings, replay: Path | None, rate: float | None) -> _Ends:
     """Where clicks come from, where rejects go, and the clock that arrivals are stamped by."""
     clock = SystemClock()
     if replay is not None:
-        return ReplaySource(replay, rate=rate, clock=clock), FileDeadLetters(f"{replay.name}.rejects.jsonl"), clock
+        return (
+            ReplaySource(replay, rate=rate, clock=clock),
+            FileDeadLetters(f"{replay.name}.rejects.jsonl", replay.name),
+            clock,
+        )
     kafka = wiring.kafka_settings(settings)
     return KafkaSource(kafka, clock), KafkaDeadLetters(kafka, settings.kafka.dead_letter_topic), clock
 
