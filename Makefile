@@ -11,6 +11,8 @@ TEST_ARGS ?=
 BENCH_ARGS ?= --json
 BENCH_DATA ?=
 LOCK_ARGS ?=
+SECONDS ?= 60
+FUZZ ?=
 
 UV_VERSION := 0.13.9
 LOCK := requirements/dev.lock
@@ -19,7 +21,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-services bench lint fmt lock clean
+.PHONY: help venv demo test test-services fuzz bench lint fmt lock clean
 
 help: ## Show this list
 	@echo 'Headrace: a click stream from Kafka onto a live recommendation model.'
@@ -58,6 +60,9 @@ test: venv ## Run the tests (TEST_ARGS="-k decode")
 
 test-services: venv ## Run the tests on a real Kafka and S3 (STORE=seaweedfs or minio)
 	@HEADRACE_TEST_STORE='$(STORE)' $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile tests/services tests/contract $(TEST_ARGS)
+
+fuzz: venv ## Fuzz what reads bytes from outside (SECONDS=60; pip install '.[fuzz]' in .venv first)
+	@$(BIN)/python -m tests.fuzz.run $(SECONDS) $(FUZZ)
 
 bench: venv ## Measure speed and quality, one benchmark after another (BENCH_DATA=stream.parquet)
 	@$(BIN)/python -m bench.pipeline $(BENCH_ARGS)

@@ -115,7 +115,9 @@ def broken(number: int) -> bytes:
 
 def traffic(seconds: int, rate: int, is_broken: Callable[[int], bool]) -> list[list[Message]]:
     """`rate` messages a second in two partitions; `is_broken(number of the message)`."""
-    rows = [(place / rate, broken(place) if is_broken(place) else click(place)) for place in range(seconds * rate)]
+    rows: list[Message] = [
+        (place / rate, broken(place) if is_broken(place) else click(place)) for place in range(seconds * rate)
+    ]
     return [rows[0::2], rows[1::2]]
 
 
