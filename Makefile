@@ -15,6 +15,8 @@ LOCK_ARGS ?=
 SEEDS ?= 2000
 FIRST ?= 0
 AUDIT_ARGS ?=
+SECONDS ?= 60
+FUZZ ?=
 
 UV_VERSION := 0.13.9
 AUDIT_VERSION := 2.10.1
@@ -24,7 +26,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-services test-faults soak simulate bench lint fmt lock audit clean
+.PHONY: help venv demo test test-services test-faults soak simulate fuzz bench lint fmt lock audit clean
 
 help: ## Show this list
 	@echo 'Headrace: a click stream from Kafka onto a live recommendation model.'
@@ -72,6 +74,8 @@ test-services: venv ## Run the tests on a real Kafka and S3 (STORE=seaweedfs or 
 
 simulate: venv ## Let thousands of simulated worlds go wrong, and judge each (SEEDS=100000 for a night; FIRST=0)
 	@$(BIN)/python -m tests.recovery.simulation --seeds $(SEEDS) --first $(FIRST)
+fuzz: venv ## Fuzz what reads bytes from outside (SECONDS=60; pip install '.[fuzz]' in .venv first)
+	@$(BIN)/python -m tests.fuzz.run $(SECONDS) $(FUZZ)
 
 bench: venv ## Measure speed and quality, one benchmark after another (BENCH_DATA=stream.parquet)
 	@$(BIN)/python -m bench.pipeline $(BENCH_ARGS)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -25,6 +26,7 @@ from stream.errors import ConfigError, Conflict, DrainIncomplete, StoreUnavailab
 from stream.events import LearnReport
 from stream.host import HostConfig
 from stream.kafka.source import KafkaDeadLetters, KafkaSource
+from stream.loop import Rhythm
 from stream.metrics import PrometheusMeter
 from stream.naming import Layout
 from stream.patience import Patience
@@ -122,7 +124,7 @@ def _service(
         layout,
         replay.name if replay is not None else settings.kafka.topic,
         wiring.decode_rules(settings),
-        wiring.rhythm(settings),
+        _rhythm(settings, replay),
         settings.stream.dedupe_window,
         settings.stream.start,
         settings.stream.drain_seconds,
@@ -136,11 +138,21 @@ def _service(
         service.close()
 
 
+def _rhythm(settings: Settings, replay: Path | None) -> Rhythm:
+    """A file brings nothing fresh that a circuit breaker could wait for: what is bad in it is set aside."""
+    rhythm = wiring.rhythm(settings)
+    return rhythm if replay is None else replace(rhythm, breaker=replace(rhythm.breaker, share=0.0))
+
+
 def _ends(settings: Settings, replay: Path | None, rate: float | None) -> _Ends:
     """Where clicks come from, where rejects go, and the clock that arrivals are stamped by."""
     clock = SystemClock()
     if replay is not None:
-        return ReplaySource(replay, rate=rate, clock=clock), FileDeadLetters(f"{replay.name}.rejects.jsonl"), clock
+        return (
+            ReplaySource(replay, rate=rate, clock=clock),
+            FileDeadLetters(f"{replay.name}.rejects.jsonl", replay.name),
+            clock,
+        )
     kafka = wiring.kafka_settings(settings)
     return KafkaSource(kafka, clock), KafkaDeadLetters(kafka, settings.kafka.dead_letter_topic), clock
 

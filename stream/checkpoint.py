@@ -20,6 +20,7 @@ from stream import faultpoints
 from stream.errors import CheckpointInvalid, NotFound, PreconditionFailed
 from stream.events import Totals
 from stream.naming import MANIFEST, Layout, is_safe, seq_of
+from stream.plans import OFFSET_MAX, PARTITION_MAX
 from stream.ports import ObjectStore
 
 FORMAT = 1
@@ -125,6 +126,9 @@ def _check_own(manifest: Manifest, key: str) -> None:
         raise CheckpointInvalid(
             f"{key} says that it is of lineage {manifest.lineage!r}, seq {manifest.seq}: not its own"
         )
+    for partition, offset in manifest.next_offsets.items():
+        if not (0 <= partition <= PARTITION_MAX and 0 <= offset <= OFFSET_MAX):
+            raise CheckpointInvalid(f"{key} says that partition {partition} goes on at {offset}, which cannot be")
     home = key.removesuffix(MANIFEST)
     for part in manifest.parts:
         if not is_safe(part.name) or part.key != _part_key(home, part.name, part.sha256):

@@ -13,9 +13,8 @@ import os  # noqa: E402
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-import json  # noqa: E402 - the clock above starts before anything is imported
 import sys  # noqa: E402
-from collections.abc import Iterable, Mapping  # noqa: E402
+from collections.abc import Mapping  # noqa: E402
 from dataclasses import asdict  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING, Annotated, Any  # noqa: E402
@@ -23,13 +22,14 @@ from typing import TYPE_CHECKING, Annotated, Any  # noqa: E402
 import typer  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress  # noqa: E402
-from rich.table import Table  # noqa: E402
-from rich.text import Text  # noqa: E402
 
 from stream.errors import EXIT_CODES, HeadraceError  # noqa: E402
+from stream.letterbox import app as letterbox  # noqa: E402
+from stream.terminal import load as _settings  # noqa: E402
+from stream.terminal import say as _print  # noqa: E402
+from stream.terminal import table as _table  # noqa: E402
 
 if TYPE_CHECKING:
-    from stream.settings.settings import Settings
     from stream.verify.walk import Verdict
 
 _EPILOG = "Exit codes:\n\n" + "\n\n".join(f"{code}: {meaning}" for code, meaning in EXIT_CODES.items())
@@ -240,6 +240,23 @@ def verify(store: Store = None, lineage: Lineage = None, as_json: Json = False) 
         raise typer.Exit(1)
 
 
+app.add_typer(letterbox, name="dlq")
+
+
+@app.command()
+def resume(store: Store = None, lineage: Lineage = None) -> None:
+    """Close the circuit breaker of a running service: what was bad so far goes to the dead letters as usual."""
+    from stream import resume as word
+    from stream import wiring
+
+    opened, layout = wiring.open_lineage(_settings({"store.location": store, "store.lineage": lineage}))
+    word.say(opened, layout)
+    typer.echo(
+        f"told lineage {layout.lineage} to resume: a service whose circuit breaker is open notices within seconds "
+        "(its log and /readyz say so); any other one goes on as it does"
+    )
+
+
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Check configuration, Kafka, topic, store, Ray, clock and disk: one line each, with the remedy."""
@@ -286,19 +303,6 @@ def _say_verdict(verdict: Verdict) -> None:
     )
 
 
-def _settings(arguments: Mapping[str, object]) -> Settings:
-    from stream import log
-    from stream.settings.settings import Settings
-
-    settings = Settings.load(arguments)
-    log.configure(settings.log.level, settings.log.format, settings.secrets())
-    return settings
-
-
-def _print(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, default=str) + "\n")
-
-
 def _brief(row: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint's row for eighty columns: minutes (UTC), thousands apart, mebibytes, three decimals."""
     shown = dict(row)
@@ -310,18 +314,6 @@ def _brief(row: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(value, int):
             shown[name] = f"{value:,}"
     return shown
-
-
-def _table(rows: Iterable[Mapping[str, Any]], title: str) -> None:
-    """Print rows with the same columns; one row at least."""
-    rows = list(rows)
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in rows[0]:
-        table.add_column(name, overflow="fold", no_wrap=name in {"when", "name"})
-    for row in rows:
-        table.add_row(*(Text("" if value is None else str(value)) for value in row.values()))
-    typer.echo(title)  # as the table's own title it would be folded to the width of a narrow table
-    Console().print(table)
 
 
 if __name__ == "__main__":

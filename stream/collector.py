@@ -81,7 +81,7 @@ class Collector:
         sink = io.BytesIO()
         with pq.ParquetWriter(sink, staged.SCHEMA, compression="zstd") as writer:
             for stored in _staged(group):
-                data = self.store.get(stored.key).data
+                data = staged.read(self.store, stored)
                 if staged.digest(data) != stored.sha256:
                     raise StoreRefused(f"{stored.key} was altered: not archived, and nothing is collected")
                 writer.write_table(staged.decode(data, stored.key))
@@ -108,7 +108,9 @@ class Collector:
         return True
 
     def _read(self, key: str) -> Plan:
-        return plans.decode(self.store.get(key).data, key)
+        plan = plans.decode(plans.read(self.store, key), key)
+        plans.check_place(plan, self.layout, key)
+        return plan
 
     def _clear_checkpoints(self, below: int, deadline: float) -> int:
         """Delete older checkpoints, MANIFEST first: what is half deleted is no checkpoint. Orphaned parts go too."""

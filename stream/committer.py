@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from stream import faultpoints, staged
+from stream import bounded, faultpoints, staged
 from stream.batching import Cut
+from stream.breaker import Breaker
 from stream.decode import DecodeRules, decode_chunk
 from stream.dedupe import Window
 from stream.errors import PreconditionFailed
@@ -38,6 +39,13 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A batch that was not committed, because the breaker opened on it. `next_offsets`: where the plans end."""
+
+    next_offsets: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Desk:
     """What committing needs. `stagers`: threads that stage the ranges of one batch side by side."""
 
@@ -47,6 +55,7 @@ class Desk:
     rules: DecodeRules
     dead_letters: DeadLetters
     patience: Patience
+    breaker: Breaker
     stagers: Executor | None = None
 
 
@@ -85,10 +94,15 @@ class Committer:
         """Raises Fenced unless `head`, the newest plan that was found in the store, is the one written here last."""
         self._planner.check_own(head)
 
-    def commit(self, cut: Cut) -> Committed:
-        """Commit one batch. Raises Fenced, StoreRefused, SourceRefused; nothing is half done then: see the module."""
+    def commit(self, cut: Cut) -> Committed | Held:
+        """Commit one batch, unless the breaker opens on it: then nothing is written.
+
+        Raises Fenced, StoreRefused, SourceRefused; nothing is half done then: see the module.
+        """
         watch = _Watch()
         decoded = [decode_chunk(chunk, self._desk.rules) for chunk in cut.chunks]
+        if not self._desk.breaker.admits(decoded):
+            return Held(dict(self._next_offsets))
         deduped = self._window.split(decoded)
         watch.lap("decode")
         faultpoints.reach("decode")
@@ -134,15 +148,15 @@ class Committer:
         start = self._start(kept)
         key = self._desk.layout.stage(self._desk.topic, kept.partition, start, end)
         other = self._desk.layout.stage(self._desk.topic, kept.partition, start, end, f".{sha256[:16]}")
-        key = self._desk.patience.call(f"stage {key}", lambda: self._put(key, other, data, sha256))
+        key = self._desk.patience.call(f"stage {key}", lambda: self._put(key, other, data))
         return StagedObject(key, sha256, len(data), table.num_rows)
 
-    def _put(self, key: str, other: str, data: bytes, sha256: str) -> str:
+    def _put(self, key: str, other: str, data: bytes) -> str:
         """Write under `key`; if something else lies there (an orphan of a crash, or a zombie's), under `other`."""
         try:
             self._desk.store.put(key, data, if_absent=True)
         except PreconditionFailed:
-            if staged.digest(self._desk.store.get(key).data) == sha256:
+            if bounded.is_same(self._desk.store, key, data):
                 return key
             self._desk.store.put(other, data)
             return other

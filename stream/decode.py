@@ -7,7 +7,7 @@ message by message (`decode_one`), which is also the definition of what is right
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import msgspec
@@ -15,10 +15,12 @@ import numpy as np
 
 from model.batch import Int64
 from stream import stamps
-from stream.events import Decoded, Event, RawChunk, Reject, RejectReason
+from stream.events import Decoded, Event, Headers, RawChunk, Reject, RejectReason
 from stream.stamps import TIME_MS_MAX, Refused, Timestamp
 
-DECODER_VERSION = "1"
+DECODER_VERSION = "2"
+REPLAY_HEADER = "headrace-event-id"
+"""Of a message that was told again from its dead letter: its `event_id`, unless it has one of its own."""
 ID_BYTES_MAX = 256
 TYPE_BYTES_MAX = 64
 _UTF8_BYTES_PER_CHARACTER_MAX = 4
@@ -62,15 +64,18 @@ def decode_chunk(chunk: RawChunk, rules: DecodeRules) -> Decoded:
     return _joined([_decode_columns(piece, rules) or _decode_singly(piece, rules) for piece in pieces])
 
 
-def decode_one(value: bytes | None, record_ms: int, rules: DecodeRules) -> Event | tuple[RejectReason, str]:
+def decode_one(
+    value: bytes | None, record_ms: int, rules: DecodeRules, headers: Headers = ()
+) -> Event | tuple[RejectReason, str]:
     """Decode one message: the click, or (reason, detail for a person). The detail never quotes an id.
 
     `record_ms`: the record's own time, which the producer may have set to anything; 0 or less is none.
     """
     try:
-        return _decode_object(_fields(value, rules), min(max(record_ms, 0), TIME_MS_MAX - 1), rules)
+        event = _decode_object(_fields(value, rules), min(max(record_ms, 0), TIME_MS_MAX - 1), rules)
     except Refused as refused:
         return refused.reason, refused.detail
+    return event if event.event_id is not None or not headers else replace(event, event_id=_replayed_id(headers))
 
 
 def _decode_columns(chunk: RawChunk, rules: DecodeRules) -> Decoded | None:
@@ -81,7 +86,7 @@ def _decode_columns(chunk: RawChunk, rules: DecodeRules) -> Decoded | None:
     users = [user if user.__class__ is str else str(user) for user in [click.user_id for click in clicks]]
     items = [item if item.__class__ is str else str(item) for item in [click.product_id for click in clicks]]
     types = [click.event_type or rules.default_event_type for click in clicks]
-    event_ids = _event_ids(clicks)
+    event_ids = _event_ids(clicks, chunk.headers)
     columns = (users, items, [key for key in event_ids or () if key is not None])
     if not all(_short(column, ID_BYTES_MAX) for column in columns) or not _short(set(types), TYPE_BYTES_MAX):
         return None
@@ -101,9 +106,22 @@ def _clicks(values: Sequence[bytes | None], rules: DecodeRules) -> list[_Click] 
         return None
 
 
-def _event_ids(clicks: Sequence[_Click]) -> list[str | None] | None:
+def _event_ids(clicks: Sequence[_Click], headers: Sequence[Headers] | None) -> list[str | None] | None:
     keys = [click.event_id for click in clicks]
+    if headers is not None:
+        keys = [_replayed_id(own) if key is None else key for key, own in zip(keys, headers, strict=True)]
     return None if set(keys) <= {None} else [None if key is None else str(key) for key in keys]
+
+
+def _replayed_id(headers: Headers) -> str | None:
+    """The event id that `headrace dlq replay` gave a message that had none. What is no id is passed over."""
+    for name, value in headers:
+        if name == REPLAY_HEADER and value and len(value) <= ID_BYTES_MAX:
+            try:
+                return value.decode()
+            except UnicodeDecodeError:
+                return None
+    return None
 
 
 def _short(column: Collection[str], limit: int) -> bool:
@@ -140,12 +158,12 @@ def _decode_singly(chunk: RawChunk, rules: DecodeRules) -> Decoded:
     for place, (value, offset, stamp) in enumerate(
         zip(chunk.values, chunk.offsets.tolist(), chunk.timestamps.tolist(), strict=True)
     ):
-        result = decode_one(value, stamp, rules)
+        headers = chunk.headers[place] if chunk.headers is not None else ()
+        result = decode_one(value, stamp, rules, headers)
         if isinstance(result, Event):
             kept.append(place)
             events.append(result)
             continue
-        headers = chunk.headers[place] if chunk.headers is not None else ()
         rejects.append(Reject(chunk.partition, offset, *result, value, headers, stamp))
     event_ids = [event.event_id for event in events]
     return Decoded(

@@ -262,11 +262,11 @@ class LearnerHost:
         try:
             ids, model = read_ids(data.pop(IDS)), json.loads(data.pop(MODEL))
             parts = read_arrays(data)
-            stream = parts.pop(STREAM_PART)
+            window = _window(parts.pop(STREAM_PART))
             learner = snapshot.load(snapshot.Snapshot(parts, ids, model))
         except Exception as error:  # whatever a foreign or old checkpoint makes the readers say
             raise CheckpointInvalid(f"checkpoint {manifest.seq} cannot be loaded: {error}") from error
-        return learner, Strings(stream["window_data"][:-1], stream["window_offsets"])
+        return learner, window
 
     def _manifest(self) -> checkpoint.Manifest:
         position, rows, quality = self._position, self._learner.rows(), self._learner.quality()
@@ -290,3 +290,15 @@ class LearnerHost:
             (),
             metadata,
         )
+
+
+def _window(arrays: Arrays) -> Strings:
+    """The inverse of `_stream_arrays`. Raises ValueError when the offsets are not those of texts in the data."""
+    data, offsets = arrays["window_data"][:-1], arrays["window_offsets"]
+    if data.dtype != np.uint8 or offsets.dtype != np.int64 or data.ndim != 1 or offsets.ndim != 1:
+        raise ValueError("the dedupe window is of other types than it should be")
+    if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(data) or (np.diff(offsets) < 0).any():
+        raise ValueError("the dedupe window's offsets do not fit its texts")
+    window = Strings(data, offsets)
+    window.tolist()  # text that is no UTF-8 would stop the recovery later
+    return window

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from stream import bounded
 from stream.errors import NotFound, PreconditionFailed, StoreRefused
 from stream.naming import current_key, is_safe
 from stream.ports import ObjectStore
@@ -28,7 +29,7 @@ def read(store: ObjectStore, prefix: str) -> Current | None:
     """What CURRENT says; None when there is none yet. Raises StoreRefused when it is not readable."""
     key = current_key(prefix)
     try:
-        blob = store.get(key)
+        blob = bounded.blob(store, key, bounded.CURRENT_BYTES_MAX)
         lineage = msgspec.json.decode(blob.data, type=_Current).lineage
     except NotFound:
         return None

@@ -18,8 +18,9 @@ import structlog
 from stream import faultpoints
 from stream.aside import Asides
 from stream.batching import Batcher, CutPolicy, PressurePolicy
+from stream.breaker import BreakerPolicy
 from stream.collector import Collector, tolerant
-from stream.committer import Committed, Committer
+from stream.committer import Committed, Committer, Held
 from stream.errors import (
     Diverged,
     HeadraceError,
@@ -31,6 +32,7 @@ from stream.errors import (
 )
 from stream.events import CheckpointFailed, CheckpointRef, LearnReport
 from stream.figures import Figures
+from stream.gate import Gate
 from stream.policy import CheckpointCadence, CheckpointPolicy
 from stream.ports import Clock, EventSource, Executor, LiveLearner
 from stream.recovery import Archive, Replaying, recover
@@ -55,6 +57,7 @@ class Rhythm:
     cut: CutPolicy = field(default_factory=CutPolicy)
     pressure: PressurePolicy = field(default_factory=PressurePolicy)
     checkpoint: CheckpointPolicy = field(default_factory=CheckpointPolicy)
+    breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
     poll_events: int = 10_000
     idle_seconds: float = 0.2
     busy_seconds: float = 0.01
@@ -70,7 +73,8 @@ class Rhythm:
 class Crew:
     """Everybody the loop works with. `archive` reads what `committer` wrote; `janitor` never delays a commit.
 
-    `closing`: whether the process is about to end, and garbage is left to the next one.
+    `gate`: shut while the circuit breaker is open. `closing`: whether the process is about to end, and garbage is left
+    to the next one.
     """
 
     source: EventSource
@@ -83,6 +87,7 @@ class Crew:
     janitor: Executor
     clock: Clock
     figures: Figures
+    gate: Gate
     closing: Callable[[], bool] = lambda: False
 
 
@@ -102,7 +107,7 @@ class Loop:
         self._ticked = self._listed = self._checked = now
         self._checking: Future[None] | None = None
         self._paused = False
-        self._committing: Future[Committed] | None = None
+        self._committing: Future[Committed | Held] | None = None
         self._commit_begun = now
         self._reviving: Future[list[LearnReport]] | None = None
         self._collecting: Future[Any] | None = None
@@ -127,6 +132,7 @@ class Loop:
     def waiting_for(self) -> list[str]:
         """Why clicks are not being learned just now; empty when they are."""
         reasons = ["the learner was lost and is being brought back"] if self._reviving is not None else []
+        reasons += filter(None, [self._crew.gate.reason])
         waited = self._crew.clock.monotonic() - self._commit_begun
         if self._committing is not None and waited > STORE_SECONDS:
             reasons.append(f"a batch has been waiting for {waited:.0f} s for the store, or for the dead letters")
@@ -140,6 +146,7 @@ class Loop:
         now = self._crew.clock.monotonic()
         if not draining:
             self._poll(now)  # 5
+            self._pass_the_gate(now)
         self._press()
         self._settle_commit()
         self._settle_revival()
@@ -173,7 +180,7 @@ class Loop:
     def _poll(self, now: float) -> None:
         busy = self._committing or self._reviving or self._crew.learner.in_flight()
         wait = self._rhythm.busy_seconds if busy else self._rhythm.idle_seconds
-        if now - self._listed >= self._rhythm.partitions_seconds:
+        if now - self._listed >= self._rhythm.partitions_seconds and not self._crew.gate.shut:
             self._listed = now
             self._admit_new_partitions()
         for chunk in self._crew.source.poll(self._rhythm.poll_events, wait):
@@ -196,7 +203,20 @@ class Loop:
             self._crew.source.assign(self._polled)
             self._paused = False
 
+    def _pass_the_gate(self, now: float) -> None:
+        """Go on, when the breaker has closed, from where the plans end."""
+        if self._crew.gate.turn(now):
+            self._paused = False
+
+    def _hold(self, held: Held) -> None:
+        """The breaker has opened: forget what was read, the source will deliver it again."""
+        self._batcher.clear()
+        self._polled = dict(held.next_offsets)
+        self._crew.gate.hold(held.next_offsets)
+
     def _press(self) -> None:
+        if self._crew.gate.shut:
+            return
         pressure = self._rhythm.pressure
         if not self._paused and self._batcher.bytes >= pressure.high_bytes:
             self._crew.source.pause()
@@ -206,7 +226,8 @@ class Loop:
             self._paused = False
 
     def _commit_if_due(self, now: float, *, draining: bool) -> None:
-        if self._committing or self._reviving or self._crew.learner.in_flight() >= self._rhythm.in_flight:
+        busy = self._committing or self._reviving or self._crew.learner.in_flight() >= self._rhythm.in_flight
+        if busy or self._crew.gate.shut:
             return
         reason = self._batcher.due(now) or ("drain" if draining or self._crew.source.exhausted() else None)
         cut = self._batcher.cut(reason) if reason else None  # 7
@@ -224,6 +245,9 @@ class Loop:
             return
         committed = self._committing.result()
         self._committing = None
+        if isinstance(committed, Held):
+            self._hold(committed)
+            return
         self._crew.figures.committed(committed)
         if self._reviving is None:
             try:
@@ -339,7 +363,10 @@ class Loop:
             return
         self._ticked = now
         self._crew.figures.tick(
-            self._crew.source.lag(), self._batcher.bytes, self._crew.learner.in_flight(), paused=self._paused
+            self._crew.source.lag(),
+            self._batcher.bytes,
+            self._crew.learner.in_flight(),
+            paused=self._paused or self._crew.gate.shut,
         )
 
 

@@ -72,6 +72,11 @@ class Layout:
         """Prefix of the start-up probe's objects, which it removes again."""
         return join(self.prefix, "probe") + "/"
 
+    @property
+    def resume(self) -> str:
+        """Written by `headrace resume`: each new version of it tells the service to close its circuit breaker."""
+        return join(self.prefix, "resume", f"{self.lineage}.json")
+
     def plan(self, seq: int) -> str:
         """The plan of `seq`: the commit point."""
         return f"{self.plans}{seq:020d}.json"

@@ -90,7 +90,7 @@ class Opening:
             return
         key = self.slots.layout.plan(seq)
         before = plans.decode(
-            self.archive.patience.call(f"read {key}", lambda: self.slots.store.get(key)).data, key
+            self.archive.patience.call(f"read {key}", lambda: plans.read(self.slots.store, key)), key
         ).topic
         if before != self.slots.topic:
             raise ConfigError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
 from model.batch import Strings
+from stream import parquet
+from stream.footer import Limits
+from stream.thrift import Unreadable
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 _IDS = pa.schema([pa.field("table", pa.string(), nullable=False), pa.field("id", pa.string(), nullable=False)])
+_LIMITS = Limits(footer=16 << 20, rows=1 << 27, size=4 << 30, groups=4096)
+"""Of the ids: more rows, or more bytes of text, than a machine that holds their embeddings has."""
 _ENDING = ".safetensors"
 
 
@@ -29,8 +34,18 @@ def write_arrays(parts: Mapping[str, Arrays], folder: Path) -> None:
 
 
 def read_arrays(files: Mapping[str, bytes]) -> dict[str, Arrays]:
-    """Parts by name from the bytes of their files."""
-    return {name.removesuffix(_ENDING): load(data) for name, data in files.items()}
+    """Parts by name from the bytes of their files. Raises Unreadable naming the part that is no such file.
+
+    The reader holds a header's claims against the bytes that are there before it makes an array of them.
+    """
+    return {name.removesuffix(_ENDING): _load(name, data) for name, data in files.items()}
+
+
+def _load(name: str, data: bytes) -> Arrays:
+    try:
+        return load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise Unreadable(f"{name} is not readable as safetensors: {error}") from error
 
 
 def write_ids(ids: Mapping[str, Strings], path: Path) -> None:
@@ -42,8 +57,11 @@ def write_ids(ids: Mapping[str, Strings], path: Path) -> None:
 
 
 def read_ids(data: bytes) -> dict[str, Strings]:
-    """Ids by table name; a table without ids is absent."""
-    table = pq.read_table(io.BytesIO(data), schema=_IDS)
+    """Ids by table name; a table without ids is absent. Raises Unreadable when they are no such file."""
+    try:
+        table = parquet.table(data, _IDS, _LIMITS)
+    except Unreadable as error:
+        raise Unreadable(f"the ids are not readable: {error}") from error
     names = pc.unique(table["table"]).to_pylist()
     return {str(name): _strings(table.filter(pc.equal(table["table"], name))["id"]) for name in names}
 

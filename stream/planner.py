@@ -67,7 +67,7 @@ class Planner:
         """
         key = self._slots.layout.plan(self.head.seq + 1)
         try:
-            found = plans.decode(self._slots.store.get(key).data, key)
+            found = plans.decode(plans.read(self._slots.store, key), key)
         except NotFound:
             self._check_not_overslept()
             return
@@ -160,6 +160,6 @@ class Planner:
     def _found(self, key: str) -> Plan:
         """The plan in a slot that was refused. Raises Conflict when there is none: the store must be asked again."""
         try:
-            return plans.decode(self._slots.store.get(key).data, key)
+            return plans.decode(plans.read(self._slots.store, key), key)
         except NotFound as error:
             raise Conflict(f"{key} was refused as existing, and is not there") from error

@@ -7,11 +7,16 @@ from typing import Any
 
 import msgspec
 
+from stream import bounded
 from stream.errors import StoreRefused
 from stream.events import Plan, PlannedRange
+from stream.naming import Layout
+from stream.ports import ObjectStore
 from stream.staged import digest
 
 FORMAT = 1
+OFFSET_MAX = 2**63 - 1
+PARTITION_MAX = 2**31 - 1
 
 
 class _Header(msgspec.Struct):
@@ -43,6 +48,11 @@ def decode(data: bytes, name: str) -> Plan:
         raise StoreRefused(f"{name} is not a plan: {error}. Restore it from a backup.") from error
 
 
+def read(store: ObjectStore, key: str) -> bytes:
+    """A plan's bytes. Raises NotFound, and StoreRefused when there are more than a plan can have."""
+    return bounded.read(store, key, bounded.PLAN_BYTES_MAX)
+
+
 def sha256(data: bytes) -> str:
     """Hex SHA-256 of a plan's bytes."""
     return digest(data)
@@ -63,6 +73,8 @@ def check_ranges(plan: Plan, next_offsets: Mapping[int, int], name: str) -> None
     ends = dict(next_offsets)
     for planned in plan.ranges:
         where = f"{name}: partition {planned.partition}"
+        if not (0 <= planned.partition <= PARTITION_MAX and 0 <= planned.start <= planned.end <= OFFSET_MAX):
+            raise StoreRefused(f"{where}, offsets {planned.start} to {planned.end}, cannot be one of Kafka's")
         expected = ends.get(planned.partition, planned.start)
         if planned.start != expected:
             raise StoreRefused(f"{where} begins at offset {planned.start}, the range before it ended at {expected}")
@@ -71,6 +83,20 @@ def check_ranges(plan: Plan, next_offsets: Mapping[int, int], name: str) -> None
         if not _apart(planned):
             raise StoreRefused(f"{where}, offsets {planned.start} to {planned.end}, has some in two places or outside")
         ends[planned.partition] = planned.end
+
+
+def check_place(plan: Plan, layout: Layout, key: str) -> None:
+    """The plan is the one that belongs at `key`, and names only staged objects of its own lineage.
+
+    Raises StoreRefused naming what it is not: what it names may be about to be deleted.
+    """
+    if plan.lineage != layout.lineage or layout.plan(plan.seq) != key:
+        raise StoreRefused(
+            f"{key} says that it is plan {plan.seq} of lineage {plan.lineage}: it is not where it belongs"
+        )
+    for planned in plan.ranges:
+        if planned.staged is not None and not planned.staged.key.startswith(layout.staged):
+            raise StoreRefused(f"{key} names {planned.staged.key}, which lies outside of its lineage: refused")
 
 
 def _apart(planned: PlannedRange) -> bool:

@@ -114,7 +114,8 @@ def replay(archive: Archive, head: Head, next_offsets: dict[int, int]) -> Iterat
     for key in _plan_keys(archive, head.seq):
         data = _read_plan(archive, key)
         plan = plans.decode(data, key)
-        _check(plan, head, key, archive.layout)
+        plans.check_place(plan, archive.layout, key)
+        _check(plan, head, key)
         plans.check_ranges(plan, offsets, key)
         offsets |= plan.next_offsets
         head = Head(plan.seq, plans.sha256(data), plan.epoch)
@@ -123,7 +124,7 @@ def replay(archive: Archive, head: Head, next_offsets: dict[int, int]) -> Iterat
 
 def _read_plan(archive: Archive, key: str) -> bytes:
     try:
-        return archive.patience.call(f"read {key}", lambda: archive.store.get(key)).data
+        return archive.patience.call(f"read {key}", lambda: plans.read(archive.store, key))
     except NotFound:
         raise StoreRefused(f"{key} is gone, though it was there a moment ago: has another process collected it?") from None
 
@@ -168,18 +169,14 @@ def _plan_keys(archive: Archive, after: int) -> list[str]:
     return keys
 
 
-def _check(plan: Plan, head: Head, key: str, layout: Layout) -> None:
-    if plan.lineage != layout.lineage or plan.seq != head.seq + 1:
-        raise StoreRefused(
-            f"{key} says that it is plan {plan.seq} of lineage {plan.lineage}: it is not where it belongs"
-        )
+def _check(plan: Plan, head: Head, key: str) -> None:
+    if plan.seq != head.seq + 1:
+        raise StoreRefused(f"{key} is plan {plan.seq}, and {head.seq + 1} comes next: one is missing")
     if plan.previous_sha256 != head.sha256 or plan.epoch < head.epoch:
         raise StoreRefused(f"{key} does not follow on plan {head.seq}: the chain of hashes is broken there")
 
 
 def _table(archive: Archive, planned: PlannedRange, stored: StagedObject) -> pa.Table:
-    if not stored.key.startswith(archive.layout.root + "/"):
-        raise StoreRefused(f"a plan names {stored.key}, which lies outside of its lineage: refused")
     data, wrong = archive.patience.call(f"read {stored.key}", lambda: _read(archive.store, stored))
     if wrong and archive.refetch is None:
         raise StoreRefused(
@@ -198,7 +195,7 @@ def _table(archive: Archive, planned: PlannedRange, stored: StagedObject) -> pa.
 def _read(store: ObjectStore, stored: StagedObject) -> tuple[bytes, str]:
     """The object's bytes, and what is wrong with them: nothing, if they are those of the plan."""
     try:
-        data = store.get(stored.key).data
+        data = staged.read(store, stored)
     except NotFound:
         return b"", "is missing"
     return data, "" if staged.digest(data) == stored.sha256 else "was altered: its SHA-256 is not the one in its plan"

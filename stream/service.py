@@ -13,6 +13,7 @@ import structlog
 from stream import faultpoints
 from stream.api import Answer, Health
 from stream.aside import Asides
+from stream.breaker import Breaker
 from stream.collector import Collector
 from stream.committer import Committer, Desk
 from stream.decode import DecodeRules
@@ -20,6 +21,7 @@ from stream.dedupe import Window
 from stream.errors import Conflict, DrainIncomplete, LearnerFailed, LearnerLost, StoreUnavailable
 from stream.events import LearnReport, Recommendation
 from stream.figures import Figures
+from stream.gate import Gate, Post
 from stream.loop import Crew, Loop, Rhythm, drain
 from stream.naming import Layout
 from stream.opening import Opened, Opening, Resume, Start
@@ -118,7 +120,17 @@ class Service:
         )
         opened = opening.take_over()
         self.figures.opened(opened.planner.head.seq, opened.planner.head.epoch)
-        desk = Desk(doors.store, orders.layout, orders.topic, orders.rules, doors.dead_letters, patience, self._stagers)
+        breaker = Breaker(orders.rhythm.breaker)
+        desk = Desk(
+            doors.store,
+            orders.layout,
+            orders.topic,
+            orders.rules,
+            doors.dead_letters,
+            patience,
+            breaker,
+            self._stagers,
+        )
         window = Window(orders.window, opened.recovered.event_ids)
         crew = Crew(
             doors.source,
@@ -131,6 +143,7 @@ class Service:
             self._janitor,
             doors.clock,
             self.figures,
+            self._gate(breaker),
             self._give_up.is_set,
         )
         self._turned = doors.clock.monotonic()
@@ -138,6 +151,20 @@ class Service:
         self._loop.owe(opened.recovered.replayed)
         self.opened = opened
         return opened
+
+    def _gate(self, breaker: Breaker) -> Gate:
+        doors, orders = self._doors, self._orders
+        post = Post(
+            doors.source,
+            doors.store,
+            orders.layout.resume,
+            orders.rules,
+            orders.rhythm.breaker.messages,
+            self._worker,
+            doors.clock,
+            doors.meter,
+        )
+        return Gate(post, breaker)
 
     def run(self, each_turn: Callable[[], None] = lambda: None) -> None:
         """Turn until told to stop or the source ends, then drain. Raises DrainIncomplete, and what a turn raises."""

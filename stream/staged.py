@@ -16,8 +16,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model.batch import Batch, Coded, Strings
+from stream import bounded, parquet
 from stream.errors import StoreRefused
-from stream.events import Decoded
+from stream.events import Decoded, StagedObject
+from stream.footer import Limits
+from stream.ports import ObjectStore
+from stream.thrift import Unreadable
 
 SCHEMA = pa.schema(
     [
@@ -31,6 +35,7 @@ SCHEMA = pa.schema(
 )
 BYTES_MAX = 1 << 30
 ROWS_MAX = 1 << 20
+LIMITS = Limits(footer=1 << 20, rows=ROWS_MAX, size=BYTES_MAX, groups=64)
 """A staged object that claims to hold more bytes than this, decompressed, or more clicks than this, is not ours:
 refused before it is read."""
 
@@ -49,26 +54,22 @@ def encode(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
+def read(store: ObjectStore, stored: StagedObject) -> bytes:
+    """A staged object's bytes, one more than its plan says if it has more: its hash is then another one.
+
+    Raises NotFound, and StoreRefused when the plan claims more than can be.
+    """
+    if not 0 <= stored.size <= bounded.STAGED_BYTES_MAX:
+        raise StoreRefused(f"a plan says that {stored.key} has {stored.size} bytes, which cannot be: refused")
+    return store.get_range(stored.key, 0, stored.size + 1)
+
+
 def decode(data: bytes, name: str) -> pa.Table:
     """Parquet bytes as a table of `SCHEMA`. Raises StoreRefused naming `name` for anything else."""
     try:
-        file = pq.ParquetFile(io.BytesIO(data))
-        _check_claims(file, name)
-        table = file.read()
-        table.validate(full=True)  # text that is no UTF-8 would stop the learner
-        return table
-    except (pa.ArrowException, OSError) as error:
-        raise StoreRefused(f"{name} is not readable as Parquet: {error}") from error
-
-
-def _check_claims(file: pq.ParquetFile, name: str) -> None:
-    """Raise StoreRefused unless columns and size are those of a staged object."""
-    if not file.schema_arrow.equals(SCHEMA):
-        raise StoreRefused(f"{name} is not a staged object of Headrace: its columns are {file.schema_arrow.names}")
-    groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
-    size, rows = sum(group.total_byte_size for group in groups), sum(group.num_rows for group in groups)
-    if size > BYTES_MAX or max(rows, file.metadata.num_rows) > ROWS_MAX:
-        raise StoreRefused(f"{name} is not a staged object of Headrace: {rows} clicks in {size} bytes are too many")
+        return parquet.table(data, SCHEMA, LIMITS)
+    except Unreadable as error:
+        raise StoreRefused(f"{name} is not a staged object of Headrace: {error}") from error
 
 
 def digest(data: bytes) -> str:

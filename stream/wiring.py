@@ -9,6 +9,7 @@ from stream import lineage
 from stream.actor import RayConfig
 from stream.api import HttpConfig
 from stream.batching import CutPolicy, PressurePolicy
+from stream.breaker import BreakerPolicy
 from stream.decode import DecodeRules
 from stream.errors import ConfigError
 from stream.kafka.link import KafkaSettings
@@ -118,6 +119,7 @@ def rhythm(settings: Settings) -> Rhythm:
             stream.gc_grace_seconds,
             stream.archive,
         ),
+        breaker=BreakerPolicy(stream.breaker_share, stream.breaker_messages),
         in_flight=stream.plans_in_flight,
     )
 

@@ -16,10 +16,11 @@ ROOMS = {
     "arithmetic": "model.kernels model.sampling model.losses model.evaluation model.drift model.config",
     "model": "model.table model.state model.memory model.parts.* model.candidates model.training "
     "model.ranking model.resolve model.learner model.snapshot model.view model.health",
-    "decisions": "stream.decode stream.stamps stream.batching stream.dedupe stream.naming stream.policy stream.plans "
-    "stream.staged stream.checkpoint stream.partfiles stream.lineage stream.probe stream.held",
+    "decisions": "stream.decode stream.letters stream.stamps stream.batching stream.dedupe stream.naming stream.policy "
+    "stream.plans stream.bounded stream.thrift stream.footer stream.parquet stream.staged stream.checkpoint "
+    "stream.partfiles stream.breaker stream.lineage stream.probe stream.held",
     "corridor": "stream.aside stream.patience stream.refetch stream.planner stream.committer stream.recovery "
-    "stream.opening stream.collector stream.figures stream.loop",
+    "stream.opening stream.collector stream.figures stream.gate stream.loop",
     "host": "stream.host stream.freeze",
     "kafka": "stream.kafka.*",
     "replay": "stream.replay.* stream.clocks",
@@ -30,7 +31,7 @@ ROOMS = {
     "log": "stream.log",
     "audit": "stream.verify.*",
     "porch": "stream.settings.* stream.wiring stream.service stream.app stream.cli stream.doctor stream.inspect "
-    "stream.explain stream.names stream.train.* stream.demo.*",
+    "stream.explain stream.names stream.resume stream.letterbox stream.terminal stream.train.* stream.demo.*",
 }
 INSIDE = {"words", "arithmetic", "model"}
 MAY_IMPORT = {

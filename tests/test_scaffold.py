@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = (ROOT / "requirements" / "dev.lock").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-UNPINNED = {"peers", "peers-torch"}
-"""What bench.quality measures against, where somebody installs it: no target of the Makefile needs it."""
+UNPINNED = {"peers", "peers-torch", "fuzz"}
+"""What bench.quality and `make fuzz` run on where somebody installs it: both do without and say so."""
 
 
 def normalized(name: str) -> str:

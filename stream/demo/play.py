@@ -23,6 +23,7 @@ from model.config import LearnerConfig
 from stream import actor, checkpoint, log
 from stream.actor import RayConfig, RayLearner
 from stream.batching import CutPolicy
+from stream.breaker import BreakerPolicy
 from stream.clocks import SimulatedClock
 from stream.demo import data as demo_data
 from stream.demo.show import Screen, Tally
@@ -140,7 +141,9 @@ def _stage(plan: Plan, rows: Rows) -> Stage:
         meter,
     )
     kept = CheckpointPolicy(batches=CHECKPOINT_BATCHES, seconds=30.0, grace_seconds=1e9)
-    rhythm = Rhythm(cut=CutPolicy(rows=BATCH_ROWS), checkpoint=kept, in_flight=IN_FLIGHT)
+    rhythm = Rhythm(
+        cut=CutPolicy(rows=BATCH_ROWS), checkpoint=kept, breaker=BreakerPolicy(share=0.0), in_flight=IN_FLIGHT
+    )
     service = Service(doors, Orders(layout, "purchases", rhythm=rhythm, window=WINDOW, drain_seconds=60.0))
     return Stage(config, service, learner, meter, rows)
 

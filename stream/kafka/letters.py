@@ -8,7 +8,7 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
 
-from stream.decode import DECODER_VERSION
+from stream import letters
 from stream.events import Reject
 from stream.kafka.link import KafkaSettings, connect, ensure_topic, may_pass
 
@@ -39,47 +39,28 @@ class KafkaDeadLetters:
         if failures:
             raise may_pass(failures[0][1], self._settings, self._topic) from failures[0][1]
 
-    def _write(self, letters: Sequence[tuple[Reject, bytes | None]]) -> list[tuple[Reject, KafkaError]]:
+    def _write(self, pairs: Sequence[tuple[Reject, bytes | None]]) -> list[tuple[Reject, KafkaError]]:
         """Produce and wait for the acknowledgements; answers what failed, and how."""
         try:
-            sent = [self._produce(reject, value) for reject, value in letters]
+            sent = [self._produce(reject, value) for reject, value in pairs]
             self._producer.flush(timeout=DELIVERY_SECONDS_MAX + 1)
         except KafkaError as error:
-            return [(letters[0][0], error)]
+            return [(pairs[0][0], error)]
         late = KafkaTimeoutError("not acknowledged in time")
         results = [
             (reject, future.exception if future.is_done else late)
-            for (reject, _), future in zip(letters, sent, strict=True)
+            for (reject, _), future in zip(pairs, sent, strict=True)
         ]
         return [(reject, error) for reject, error in results if error is not None]
 
     def _produce(self, reject: Reject, value: bytes | None) -> Any:
         # The key makes a letter that is written again the same letter, and a null value needs one.
         key = f"{self._settings.topic}/{reject.partition}/{reject.offset}".encode()
-        headers = _letter_headers(reject, self._settings.topic, cut=value != reject.value)
+        headers = letters.headers(reject, self._settings.topic, cut=value != reject.value)
         return self._producer.send(self._topic, value, key=key, headers=headers)
 
     def close(self) -> None:
         self._producer.close(timeout=CLOSE_SECONDS_MAX)
-
-
-def _letter_headers(reject: Reject, source: str, *, cut: bool) -> list[tuple[str, bytes]]:
-    ours: dict[str, str | int] = {
-        "headrace-topic": source,
-        "headrace-partition": reject.partition,
-        "headrace-offset": reject.offset,
-        "headrace-timestamp": reject.timestamp,
-        "headrace-reason": reject.reason,
-        "headrace-decoder": DECODER_VERSION,
-    }
-    if cut:
-        ours["headrace-original-bytes"] = len(reject.value or b"")
-    nulls = [name for name, value in reject.headers if value is None]
-    if nulls:
-        # kafka-python sends no null header; an empty one stands in, and this says for which.
-        ours["headrace-null-headers"] = ",".join(nulls)
-    original = [(name, value or b"") for name, value in reject.headers]
-    return [*original, *((name, str(value).encode()) for name, value in ours.items())]
 
 
 _PRODUCER_OPTIONS: dict[str, Any] = {

@@ -14,6 +14,7 @@ import numpy as np
 
 from model.batch import Int64
 from stream.clocks import SimulatedClock, SystemClock
+from stream.decode import DECODER_VERSION
 from stream.errors import ConfigError, SourceRefused, StoreUnavailable
 from stream.events import RawChunk, Reject
 from stream.ports import Clock
@@ -171,9 +172,13 @@ class _Pace:
 class FileDeadLetters:
     """A `DeadLetters` that appends JSON lines to a file: the original bytes in base64, and why they were rejected."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open `path` for appending, with its folders. Raises `SourceRefused` when it cannot be written."""
+    def __init__(self, path: str | os.PathLike[str], topic: str = "") -> None:
+        """Open `path` for appending, with its folders. Raises `SourceRefused` when it cannot be written.
+
+        `topic`: what the letters say they are from.
+        """
         self._path = Path(path)
+        self._topic = topic
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("ab", buffering=0)
@@ -185,7 +190,7 @@ class FileDeadLetters:
     def send(self, rejects: Sequence[Reject]) -> None:
         if not rejects:
             return
-        lines = b"".join(msgspec.json.encode(_letter(reject)) + b"\n" for reject in rejects)
+        lines = b"".join(msgspec.json.encode(_letter(reject, self._topic)) + b"\n" for reject in rejects)
         before = self._file.seek(0, os.SEEK_END)
         try:
             while lines:
@@ -201,12 +206,14 @@ class FileDeadLetters:
         self._file.close()
 
 
-def _letter(reject: Reject) -> dict[str, object]:
+def _letter(reject: Reject, topic: str) -> dict[str, object]:
     return {
+        "topic": topic,
         "partition": reject.partition,
         "offset": reject.offset,
         "reason": reject.reason,
         "detail": reject.detail,
+        "decoder": DECODER_VERSION,
         "timestamp": reject.timestamp,
         "value": _base64(reject.value),
         "headers": [[name, _base64(value)] for name, value in reject.headers],

@@ -170,6 +170,16 @@ class StreamOptions(Group):
         "Age below which nothing is collected, so that a reader can finish.", 3600, unit="s", ge=0, le=31 * 86_400
     )
     archive: bool = option("Keep learned clicks as an archive when their plans are collected.", default=True)
+    breaker_share: float = option(
+        "Pause learning when more than this share of recent messages is rejected, until fresh ones are clicks again or "
+        "`headrace resume`: a tracker deployed broken must not empty the topic into the dead letters. 0: never.",
+        0.5,
+        ge=0,
+        le=1,
+    )
+    breaker_messages: int = option(
+        "How many recent messages that share is of.", 1000, unit="messages", ge=100, le=100_000
+    )
     dedupe_window: int = option("Event ids remembered to drop duplicates.", 100_000, unit="ids", ge=0, le=10_000_000)
     drain_seconds: float = option(
         "Time that SIGTERM leaves for the last checkpoint. Keep it below the orchestrator's grace period.",

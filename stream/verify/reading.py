@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,26 +10,31 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from stream import parquet
 from stream.errors import NotFound
+from stream.footer import Limits
 from stream.ports import ObjectInfo, ObjectStore
+from stream.thrift import Unreadable
 from stream.verify.forms import Malformed
 
 DOCUMENT_BYTES_MAX: Final = 64 << 20
 """Of a plan or a manifest."""
 _CHUNK_BYTES: Final = 8 << 20
-_UNPACKED_BYTES_MAX: Final = 1 << 30
-_ROWS_MAX: Final = 1 << 20
-"""Of one staged object: a million equal rows take a few bytes packed, and hundreds of megabytes when they are read."""
-_COLUMNS: Final = {
-    "offset": "int64 not null",
-    "user_id": "string not null",
-    "product_id": "string not null",
-    "event_type": "string not null",
-    "timestamp": "timestamp[ms, tz=UTC] not null",
-    "event_id": "string",
-}
+_SCHEMA: Final = pa.schema(
+    [
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("product_id", pa.string(), nullable=False),
+        pa.field("event_type", pa.string(), nullable=False),
+        pa.field("timestamp", pa.timestamp("ms", "UTC"), nullable=False),
+        pa.field("event_id", pa.string()),
+    ]
+)
+_STAGED: Final = Limits(footer=1 << 20, rows=1 << 20, size=1 << 30, groups=64)
+"""A million equal rows take a few bytes packed, and hundreds of megabytes when they are read."""
+_ARCHIVED: Final = Limits(footer=64 << 20, rows=1 << 20, size=1 << 30, groups=1 << 20)
+"""Rows and bytes are those of one row group, which is one staged object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +82,21 @@ def check_object(store: ObjectStore, key: str, size: int, wanted: str) -> None:
 def staged_rows(data: bytes) -> Rows:
     """The clicks in a staged object's bytes. Raises Malformed when they are not Parquet of Headrace's columns."""
     try:
-        file = pq.ParquetFile(io.BytesIO(data))
-        _check_columns(file)
-        _check_claims(file, range(file.metadata.num_row_groups))
-        return _rows(file.read())
-    except (pa.ArrowException, OSError) as error:
-        raise Malformed(f"it is not readable as Parquet: {error}") from error
+        return _rows(parquet.table(data, _SCHEMA, _STAGED))
+    except Unreadable as error:
+        raise Malformed(f"it is not Parquet of staged clicks: {error}") from error
 
 
 def archived_rows(store: ObjectStore, info: ObjectInfo) -> Iterator[Rows]:
     """The clicks in an archive object, one staged object after the other, read group by group. Raises Malformed."""
+
+    def at(start: int, length: int) -> bytes:
+        return store.get_range(info.key, start, length)
+
     try:
-        file = pq.ParquetFile(_Ranged(store, info))
-        _check_columns(file)
-        for group in range(file.metadata.num_row_groups):
-            _check_claims(file, range(group, group + 1))
-            yield _rows(file.read_row_group(group))
-    except (pa.ArrowException, OSError) as error:
-        raise Malformed(f"it is not readable as Parquet: {error}") from error
+        yield from map(_rows, parquet.tables(at, info.size, _SCHEMA, _ARCHIVED))
+    except Unreadable as error:
+        raise Malformed(f"it is not Parquet of staged clicks: {error}") from error
 
 
 def beside(store: ObjectStore, root: str, known: Mapping[str, Any] | set[str]) -> Iterator[ObjectInfo]:
@@ -116,51 +117,10 @@ def beside(store: ObjectStore, root: str, known: Mapping[str, Any] | set[str]) -
         after = f"{jump}~"  # greater than any key of that folder: names there begin with less than a tilde
 
 
-def _check_columns(file: pq.ParquetFile) -> None:
-    found = {column.name: f"{column.type}{'' if column.nullable else ' not null'}" for column in file.schema_arrow}
-    if list(found.items()) != list(_COLUMNS.items()):
-        raise Malformed(f"its columns are {found}, which are not those of staged clicks")
-
-
-def _check_claims(file: pq.ParquetFile, groups: range) -> None:
-    """Raises Malformed before anything is unpacked that would not fit."""
-    claims = [file.metadata.row_group(group) for group in groups]
-    size, rows = sum(claim.total_byte_size for claim in claims), sum(claim.num_rows for claim in claims)
-    if size > _UNPACKED_BYTES_MAX or rows > _ROWS_MAX:
-        raise Malformed(f"it claims {rows} clicks in {size} bytes, which no staged object holds")
-
-
 def _rows(table: pa.Table) -> Rows:
-    table.validate(full=True)
     event_ids = table["event_id"]
     known = event_ids.to_pylist() if event_ids.null_count < len(event_ids) else None
     return Rows(np.asarray(table["offset"].to_numpy(), np.int64), known)
-
-
-class _Ranged(io.RawIOBase):
-    """An object in the store as a file that can be read anywhere."""
-
-    def __init__(self, store: ObjectStore, info: ObjectInfo) -> None:
-        self._store, self._info, self._at = store, info, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._info.size}[whence]
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        left = max(0, self._info.size - self._at)
-        data = self._store.get_range(self._info.key, self._at, left if size < 0 else min(size, left))
-        self._at += len(data)
-        return data
 
 
 def first_key(store: ObjectStore, prefix: str) -> str | None:

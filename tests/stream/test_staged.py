@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -120,12 +121,13 @@ def test_truncated_bytes_are_refused_by_name(cut: int) -> None:
         staged.decode(data[:cut], "stage/x.parquet")
 
 
-@pytest.mark.parametrize("limit", ["BYTES_MAX", "ROWS_MAX"])
+@pytest.mark.parametrize("limit", ["size", "rows"])
 def test_huge_claims_are_refused_unread(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What claims too many bytes or clicks is refused from its footer: the pages are not touched."""
     rows = [("u", "p", "view", None)] * 100
     data = bytearray(staged.encode(staged.to_table(decoded_of(rows))))  # type: ignore[arg-type]
-    monkeypatch.setattr(staged, limit, 99)
+    limits: Any = {limit: 99}
+    monkeypatch.setattr(staged, "LIMITS", replace(staged.LIMITS, **limits))
     footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
     data[4:footer] = bytes(footer - 4)  # reading a page now fails in another way
 

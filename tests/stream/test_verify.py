@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -466,12 +467,12 @@ def test_absurdly_large_plan_is_refused(forge: Forge, monkeypatch: pytest.Monkey
 
 def test_parquet_bomb_is_refused(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
     """Clicks that take a few bytes packed and all memory unpacked are refused by what the file claims of itself."""
-    monkeypatch.setattr(verify_reading, "_ROWS_MAX", 99)
+    monkeypatch.setattr(verify_reading, "_STAGED", replace(verify_reading._STAGED, rows=99))
     forge.staged(has_clicks, lambda table: pa.concat_tables([table] * 100).slice(0, 100))
 
     found = list(verify(forge.store, PREFIX))
 
-    assert "100 clicks" in next(breach.what for breach in found if breach.rule == "staged_form")
+    assert "100 rows" in next(breach.what for breach in found if breach.rule == "staged_form")
 
 
 def staged_key_of(store: MemoryStore) -> str:
