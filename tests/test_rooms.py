@@ -13,9 +13,10 @@ ROOT = Path(__file__).parent.parent
 
 ROOMS = {
     "words": "model.batch stream.events stream.errors stream.ports",
-    "arithmetic": "model.kernels model.sampling model.losses model.evaluation model.drift model.config",
-    "model": "model.table model.state model.memory model.parts.* model.candidates model.training "
-    "model.ranking model.resolve model.learner model.snapshot model.view",
+    "arithmetic": "model.kernels model.sampling model.losses model.evaluation model.drift model.config "
+    "model.sketch model.limits",
+    "model": "model.table model.state model.memory model.compact model.admission model.eviction "
+    "model.parts.* model.candidates model.training model.ranking model.resolve model.learner model.snapshot model.view",
     "decisions": "stream.decode stream.stamps stream.batching stream.dedupe stream.naming stream.policy stream.plans "
     "stream.staged stream.checkpoint stream.partfiles stream.lineage stream.probe",
     "corridor": "stream.patience stream.planner stream.committer stream.recovery stream.opening stream.collector "
