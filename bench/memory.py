@@ -8,9 +8,9 @@ flood goes on alone. Both tables are capped at `--rows`. The same real clicks in
 the flood, too; each learner has a process of its own, and a serving view.
 
 `quality_ratio`: MRR@20 with the flood over MRR@20 without it, of the same `--fraction` of the real clicks, ranked
-before they are learned, over the whole catalogue of each. `rss_ratio`: the most resident memory after warm-up over that
-at its end, which is at a fifth of the flood. `stall_seconds`: of the longest batch that evicted. `flood_clicks_learned`:
-clicks of the flood that got past admission, less the real ones that did not.
+before they are learned, over the whole catalogue of each. `rss_ratio`: the most resident memory after warm-up over
+that at its end, which is at a fifth of the flood. `stall_seconds`: of the longest batch that evicted.
+`flood_clicks_learned`: clicks of the flood that got past admission, less the real ones that did not.
 """
 
 from __future__ import annotations
