@@ -1,6 +1,6 @@
 """Who gets a row when a table is nearly full: an id that was seen often enough, not whoever comes by once.
 
-Up to three quarters of a table's cap every new id gets its row. From there on an id must have been clicked
+Up to half of a table's cap every new id gets its row. From there on an id must have been clicked
 `admit_clicks` times, those of this batch included; earlier clicks are remembered by a sketch (`sketch.py`). A click
 whose user or item is refused is withheld: it teaches nothing, and counts for nothing but their admission.
 """

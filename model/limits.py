@@ -35,7 +35,7 @@ class Limit:
 
     @property
     def free(self) -> int:
-        return 3 * self.rows // 4
+        return self.rows // 2
 
     @property
     def full(self) -> int:

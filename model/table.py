@@ -215,9 +215,9 @@ class Table(Columns):
             ids = self.ids
             self.ids = [ids[row] for row in rows.tolist()]
             self.index = dict(zip(self.ids, range(len(rows)), strict=True))
+            # Into new memory: a checkpoint may still be reading the old text, on another thread.
             text = Strings.of(self.ids)
-            self._cuts[: len(rows) + 1] = text.offsets
-            self._text[: len(text.data)] = text.data
+            self._text, self._cuts = text.data.copy(), text.offsets
         super().keep(rows)
 
     def clear(self) -> None:

@@ -244,7 +244,7 @@ class ModelOptions(Group):
         allowed=f"0, or a size from {MEMORY_MIN >> 20}MiB to 1TiB",
     )
     admit_clicks: int = option(
-        "From three quarters of a table's cap on an id gets a row once it was clicked so often.",
+        "From half of a table's cap on, an id gets a row once it was clicked so often.",
         _MODEL.admit_clicks,
         unit="clicks",
         ge=1,
