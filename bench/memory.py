@@ -91,7 +91,7 @@ def measure(plan: Plan) -> dict[str, Any]:
         "rss_mib": flooded["rss_mib"],
         "stall_seconds": flooded["stall_seconds"],
         "flood_clicks_learned": flooded["learned"] - quiet["learned"],
-        "real_clicks": quiet["learned"],
+        "real_clicks": quiet["clicks"],
         "ranked": quiet["ranked"],
         "occupancy": flooded["occupancy"],
         "seconds": flooded["seconds"],
@@ -111,7 +111,8 @@ def lead(plan: Plan, *, flood: bool) -> dict[str, Any]:
     exam, config = plan.exam(), LearnerConfig(score_share=0.0, users_max=plan.rows, items_max=plan.rows, seed=plan.seed)
     warm_up(config)
     learner, view, random = Learner(config), ServingView(), np.random.default_rng(plan.seed)
-    ranks, resident, stall, learned, since = [np.empty(0)], list[int](), 0.0, 0, time.perf_counter()
+    ranks, resident, stall, since = [np.empty(0)], list[int](), 0.0, time.perf_counter()
+    clicks = learned = 0
     sizes = _flood_sizes(plan.events, len(exam.stream)) if flood else [0] * -(-len(exam.stream) // REAL_CLICKS)
     for number, size in enumerate(sizes):
         batch, chosen = _mixed(exam, number * REAL_CLICKS, size, random)
@@ -122,11 +123,13 @@ def lead(plan: Plan, *, flood: bool) -> dict[str, Any]:
         view.publish(learner)
         if learner.state.tally[:, 2].sum() > evicted:
             stall = max(stall, time.perf_counter() - began)
+        clicks += found.clicks
         learned += found.clicks - found.withheld
         resident.append(rss_bytes())
         if number % 200 == 199:
             say(f"{'flooded' if flood else 'quiet'}: {number + 1} of {len(sizes)} batches, {resident[-1] >> 20} MiB")
     return _figures(ranks, resident) | {
+        "clicks": clicks,
         "learned": learned,
         "occupancy": learner.occupancy(),
         "stall_seconds": round(stall, 2),

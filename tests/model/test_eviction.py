@@ -54,7 +54,7 @@ def reloaded(learner: Learner) -> Learner:
     return load(replace(taken, meta=json.loads(json.dumps(taken.meta))))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(STREAMS, st.sets(st.integers(0, 8)))
 def test_checkpoints_change_nothing(stream: list[list[Click]], places: set[int]) -> None:
     """Wherever the process died and came back from a snapshot: the same state, bit for bit, evictions included."""
@@ -77,7 +77,7 @@ def test_the_streams_of_these_tests_evict() -> None:
     assert (learner.state.tally[:, ADMITTED] > 2 * np.array([TIGHT.users_max, TIGHT.items_max])).any()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(STREAMS, st.permutations(USERS), st.permutations(ITEMS))
 def test_other_names_keep_other_rows(stream: list[list[Click]], users: list[str], items: list[str]) -> None:
     """Under permuted names the same rows come and go, under those names."""
@@ -94,7 +94,7 @@ def test_other_names_keep_other_rows(stream: list[list[Click]], users: list[str]
         assert [(item[found], score) for found, score in plain.recommend(name, 5)] == renamed.recommend(user[name], 5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(STREAMS)
 def test_nothing_dangles(stream: list[list[Click]]) -> None:
     """After every batch each reference points at a row that is there, lists have no gaps, and counts add up."""
@@ -153,14 +153,14 @@ def told(state: State) -> dict[str, Any]:
     for slot, members in enumerate(state.sessions["members"]):
         found[f"session {slot}"] = [(items[item],) for item in members if item >= 0]
     for which in range(2):
-        held, first = state.ring.filled(which), int(state.ring.pushed[which])
-        full = len(held) == len(state.ring.rings[which])
-        ordered = np.roll(held, -(first % len(held))) if full and len(held) else held
+        ring, first = state.ring.filled(which), int(state.ring.pushed[which])
+        full = len(ring) == len(state.ring.rings[which])
+        ordered = np.roll(ring, -(first % len(ring))) if full else ring
         found[f"ring {which}"] = [(items[item],) for item in ordered]
     return found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(STREAMS, st.sets(st.integers(0, 60)), st.sets(st.integers(0, 60)))
 def test_what_stays_is_as_it_was(stream: list[list[Click]], users: set[int], items: set[int]) -> None:
     """By their ids, the rows kept remember what they did, in that order, less the items that are gone."""
@@ -208,13 +208,13 @@ def test_a_pause_outlives_the_click_behind_it() -> None:
 def test_worth_is_frequency_over_age(monkeypatch: pytest.MonkeyPatch) -> None:
     """Worth is the sum over a row's clicks of 2^(-age / H), up to one factor, whenever the landmark moved."""
     config = replace(SMALL, users_max=1000, items_max=1000)
-    batches = random_batches(40, 30)
+    batches = random_batches(12, 30)
     exact: dict[str, float] = {}
     for batch in batches:
         exact = {name: worth * 2.0 ** (-len(batch) / 8000) for name, worth in exact.items()}
         for name in batch.items.tolist():
             exact[name] = exact.get(name, 0.0) + 1.0
-    for rescaled in (eviction.RESCALED, 0.05):
+    for rescaled in (eviction.RESCALED, 0.02):
         monkeypatch.setattr(eviction, "RESCALED", rescaled)
         learner = Learner(config)
         run(learner, batches)

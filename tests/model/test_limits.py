@@ -29,7 +29,7 @@ def flood(count: int, start: int = 0) -> Batch:
 
 
 def tally(learner: Learner, column: int) -> list[int]:
-    return learner.state.tally[:, column].tolist()
+    return [int(count) for count in learner.state.tally[:, column]]
 
 
 @given(st.integers(8, 10**6))
@@ -75,8 +75,8 @@ def test_beyond_the_mark_ids_must_come_again() -> None:
 
     for start, withheld in ((1000, 31), (2000, 30)):
         strangers = flood(30, start)
-        columns = ([*column.tolist(), extra] for column, extra in ((strangers.users, "ann"), (strangers.items, "tea")))
-        learned = learner.learn(Batch.of(*columns, np.arange(31) * MINUTE))
+        users, items = [*strangers.users.tolist(), "ann"], [*strangers.items.tolist(), "tea"]
+        learned = learner.learn(Batch.of(users, items, np.arange(31) * MINUTE))
         assert learned.withheld == withheld
 
     assert "ann" in learner.users.index
@@ -105,9 +105,10 @@ def test_withheld_clicks_teach_nothing() -> None:
     for learner in learners:
         run(learner, batches)
         learner.learn(flood(80, 500))
-    known = learners[0].users.ids[:5], learners[0].items.ids[:5]
-    plain = Batch.of(*known, np.arange(5) * MINUTE)
-    mixed = Batch.of(*(column + [f"s{n}" for n in range(5)] for column in known), [*np.arange(5) * MINUTE, *[0] * 5])
+    users, items = learners[0].users.ids[:5], learners[0].items.ids[:5]
+    strangers, times = [f"s{n}" for n in range(5)], np.arange(5) * MINUTE
+    plain = Batch.of(users, items, times)
+    mixed = Batch.of(users + strangers, items + strangers, [*times, *[0] * 5])
     assert learners[0].learn(plain).withheld == 0
     assert learners[1].learn(mixed).withheld == 5
 
@@ -199,7 +200,7 @@ def test_ids_in_any_code_order_are_sifted_alike() -> None:
     learner = Learner(CAPPED)
     learner.learn(flood(45))
     plain = flood(20, 1000)
-    shuffled = Batch.of(*([*column.tolist()[::-1]] for column in (plain.users, plain.items)), plain.times)
+    shuffled = Batch.of(plain.users.tolist()[::-1], plain.items.tolist()[::-1], plain.times)
     backwards = replace(
         plain,
         users=replace(shuffled.users, codes=shuffled.users.codes[::-1].copy()),
