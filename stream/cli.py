@@ -304,8 +304,10 @@ def _say_verdict(verdict: Verdict) -> None:
 
 
 def _brief(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's row for eighty columns: minutes (UTC), thousands apart, mebibytes, three decimals."""
-    shown = dict(row)
+    """A checkpoint's row for eighty columns: minutes (UTC), thousands apart, mebibytes, three decimals; without what
+    fits into JSON only.
+    """
+    shown = {name: value for name, value in row.items() if name != "occupancy"}
     shown["when"] = str(row.get("when") or "")[:16].replace("T", " ")
     shown["size"] = f"{(row.get('size') or 0) / 2**20:,.1f}M"
     for name, value in shown.items():

@@ -212,8 +212,10 @@ class LearnReport:
     """What the learner says after one plan. `already_applied`: it had it, nothing changed, the other figures are empty.
 
     `seconds`: wall time by step. `rows`: table sizes by table name. `quality`: decayed means by name
-    (`loss`, `hit_ratio`, `mrr`, `popular_hit_ratio`, `popular_mrr`). `drift`: score by signal. `newest_ms`: event time
-    of the newest click of the batch, 0 when it is empty. `aside`: clicks that were set aside instead of learned.
+    (`loss`, `hit_ratio`, `mrr`, `popular_hit_ratio`, `popular_mrr`). `drift`: score by signal. `occupancy`: how full
+    `users` and `items` are and what became of ids since the lineage began (`rows`, `capacity`, `admitted`, `refused`,
+    `evicted`), and `memory` in bytes (`used`, `budget`). `newest_ms`: event time of the newest click of the batch, 0
+    when it is empty. `aside`: clicks that were set aside instead of learned.
     """
 
     seq: int
@@ -224,6 +226,7 @@ class LearnReport:
     rows: Mapping[str, int] = field(default_factory=dict)
     quality: Mapping[str, float] = field(default_factory=dict)
     drift: Mapping[str, float] = field(default_factory=dict)
+    occupancy: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     newest_ms: int = 0
     aside: int = 0
 

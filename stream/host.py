@@ -162,6 +162,7 @@ class LearnerHost:
             "seq": self._position.seq,
             "pid": os.getpid(),
             "rows": self._learner.rows(),
+            "occupancy": self._learner.occupancy(),
             "config": self._learner.config.to_dict(),
             "compiled": kernels.compiled(),
         }
@@ -223,7 +224,13 @@ class LearnerHost:
         """How the model stands, with what a plan did to it."""
         model = self._learner
         return LearnReport(
-            seq, learned=learned, scores=scores, rows=model.rows(), quality=model.quality(), drift=model.drift()
+            seq,
+            learned=learned,
+            scores=scores,
+            rows=model.rows(),
+            quality=model.quality(),
+            drift=model.drift(),
+            occupancy=model.occupancy(),
         )
 
     def _advance(self, planned: PlannedBatch) -> None:
@@ -278,6 +285,7 @@ class LearnerHost:
             "last_updated": datetime.now(UTC).isoformat(timespec="seconds"),
             "total_training_samples": position.totals.trained,
             "quality": quality,
+            "occupancy": self._learner.occupancy(),
         }
         return checkpoint.Manifest(
             checkpoint.FORMAT,

@@ -13,9 +13,11 @@ ROOT = Path(__file__).parent.parent
 
 ROOMS = {
     "words": "model.batch stream.events stream.errors stream.ports stream.faultpoints",
-    "arithmetic": "model.kernels model.sampling model.losses model.evaluation model.drift model.config",
-    "model": "model.table model.state model.memory model.parts.* model.candidates model.training "
-    "model.ranking model.resolve model.learner model.snapshot model.view model.health",
+    "arithmetic": "model.kernels model.sampling model.losses model.evaluation model.drift model.config "
+    "model.sketch model.limits",
+    "model": "model.table model.state model.memory model.compact model.admission model.eviction "
+    "model.parts.* model.candidates model.training model.ranking model.resolve model.learner model.snapshot model.view "
+    "model.health",
     "decisions": "stream.decode stream.letters stream.stamps stream.batching stream.dedupe stream.naming stream.policy "
     "stream.plans stream.bounded stream.thrift stream.footer stream.parquet stream.staged stream.checkpoint "
     "stream.partfiles stream.breaker stream.lineage stream.probe stream.held",
