@@ -6,10 +6,12 @@ Asked after each batch, about the rows that the batch touched and the small arra
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from model.batch import Float32, Float64, Int32, Learned
+from model.batch import Float32, Int32, Learned
 from model.kernels import kernel
 from model.learner import Learner
 
@@ -30,7 +32,7 @@ def ailment(model: Learner, learned: Learned) -> str | None:
         return f"the loss is {learned.loss:.3g} nats per click"
     arrays = model.state.arrays()
     for name in _ARRAYS:
-        if (odd := _odd(np.ravel(arrays[name]))) is not None:
+        if (odd := _odd(arrays[name].ravel())) is not None:
             return f"a weight in {name} is {odd:.3g}"
     if (odd := _odd(model.state.types["priority"])) is not None:
         return f"the priority of an event type is {odd:.3g}"
@@ -48,7 +50,7 @@ def _touched(model: Learner) -> Int32:
     return model.items.learned.peek()
 
 
-def _odd(values: Float64 | Float32) -> float | None:
+def _odd(values: npt.NDArray[Any]) -> float | None:
     """The first value that is not a weight; a gate's row may hold any finite number."""
     bad = np.flatnonzero(~(np.abs(values) <= WEIGHT_MAX))
     return float(values[bad[0]]) if len(bad) else None

@@ -48,7 +48,7 @@ class Asides:
         self._patience.call(f"write {key}", lambda: self._record(key, record))
         self._reasons[error.seq] = error.reason
         self._meter.add("headrace_batches_set_aside_total")
-        log.error("learning diverged again at the same plan: it is set aside", seq=error.seq, reason=error.reason, key=key)
+        log.error("learning diverged there again: the plan is set aside", seq=error.seq, reason=error.reason, key=key)
 
     def _record(self, key: str, record: bytes) -> None:
         with suppress(PreconditionFailed):  # another process came to the same decision

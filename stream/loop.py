@@ -152,7 +152,8 @@ class Loop:
         self._settle_revival()
         self._collect_reports(0.05 if draining else 0.0)
         if draining and not self._crew.learner.in_flight():
-            self._crew.clock.sleep(_BREATH_SECONDS)  # what is waited for runs on another thread, which needs the processor
+            # What is waited for runs on another thread, which needs the processor.
+            self._crew.clock.sleep(_BREATH_SECONDS)
         self._commit_if_due(now, draining=draining)  # 6 to 9
         self._checkpoint_if_due(now)  # 11
         self._check_if_idle(now)

@@ -80,9 +80,9 @@ class Planner:
         """Raises Fenced unless `found`, the newest plan in the store, is our own newest."""
         if found != self.head:
             raise Fenced(
-                f"the newest plan of lineage {self._slots.layout.lineage} is {found.seq} (epoch {found.epoch}), and our "
-                f"own is {self.head.seq} (epoch {self.head.epoch}): this process has been replaced and stops; make sure "
-                "that only one runs."
+                f"the newest plan of lineage {self._slots.layout.lineage} is {found.seq} (epoch {found.epoch}), and "
+                f"our own is {self.head.seq} (epoch {self.head.epoch}): this process has been replaced and stops; make "
+                "sure that only one runs."
             )
 
     def _create(self, ranges: tuple[PlannedRange, ...], cut: CutReason, epoch: int) -> Plan:

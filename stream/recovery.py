@@ -126,7 +126,7 @@ def _read_plan(archive: Archive, key: str) -> bytes:
     try:
         return archive.patience.call(f"read {key}", lambda: plans.read(archive.store, key))
     except NotFound:
-        raise StoreRefused(f"{key} is gone, though it was there a moment ago: has another process collected it?") from None
+        raise StoreRefused(f"{key} is gone, and was there a moment ago: has another process collected it?") from None
 
 
 def load(archive: Archive, plan: Plan, sha256: str) -> PlannedBatch:

@@ -41,7 +41,7 @@ _STAGERS = 4
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """The world, as ports. `lookout` makes a flag that threads can wait for; `nonce` answers a fresh unguessable text."""
+    """The world, as ports. `lookout` makes a flag that threads can wait for, `nonce` a fresh unguessable text."""
 
     source: EventSource
     dead_letters: DeadLetters

@@ -120,7 +120,8 @@ class Ledger:
     def _settle_total(self, key: str, outcome: str, total: int) -> Iterator[Breach]:
         expected = self.base.setdefault(outcome, total - self.seen[outcome]) + self.seen[outcome]
         if total != expected or total < self.seen[outcome]:
-            what = f"it counts {total} events {outcome}{' or set aside' * (outcome == 'trained')}, the plans give {max(expected, self.seen[outcome])}"
+            said = "trained or set aside" if outcome == "trained" else outcome
+            what = f"it counts {total} events {said}, the plans give {max(expected, self.seen[outcome])}"
             yield Breach("manifest_totals", key, what)
 
 

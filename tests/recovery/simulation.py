@@ -1,8 +1,7 @@
 """`python -m tests.recovery.simulation`: thousands of worlds, each from a seed, each judged. `make simulate` calls it.
 
-    --seeds N [--first K]   worlds K to K+N-1; a bad one prints its seed and what is wrong (exit code 1)
-    --seed K                one world, with its whole trace
-    --sabotage              each protection off in turn: what must be found, and within how many seeds it was (a table)
+`--seeds N [--first K]`: worlds K to K+N-1; a bad one prints its seed and what is wrong (exit code 1). `--seed K`: one
+world, with its whole trace. `--sabotage`: each protection off in turn, and at which seed that was found (a table).
 """
 
 from __future__ import annotations

@@ -43,6 +43,9 @@ class SetClock:
     def monotonic(self) -> float:
         return self.seconds
 
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
 
 def products(source: ReplaySource, size: int) -> list[str]:
     """Products of one poll, in the order of their times."""

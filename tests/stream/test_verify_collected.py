@@ -13,7 +13,7 @@ import pytest
 from stream.collector import Collector
 from stream.policy import CheckpointPolicy
 from stream.verify.walk import prove, verify
-from tests.fakes import Crash, FakeClock, MemoryStore
+from tests.fakes import Crash, MemoryStore
 from tests.forge import Forge, grow
 from tests.rigs import LAYOUT
 

@@ -1,4 +1,4 @@
-"""A model that learns nothing but the order: its state is a hash over everything it was given. Cheap, and no less strict.
+"""A model that learns nothing but the order: its state is a hash over all that it was given. Cheap, and as strict.
 
 Nineteen of twenty seeds run on it, in the place of the recommender; the rest on the recommender itself. What the
 simulation is about, the host around the model included, is the product's own code on both.
@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
+import model.snapshot
 import stream.host
 from model.batch import Batch, Learned, Scores
 from model.config import LearnerConfig
-from model.snapshot import Snapshot
-
 
 POISON = "poison"
 """A product at which this model diverges, every time."""
@@ -69,15 +68,15 @@ class Chain:
 class _Snapshots:
     """In the place of the module `model.snapshot`."""
 
-    Snapshot = Snapshot
+    Snapshot = model.snapshot.Snapshot
 
     @staticmethod
-    def dump(chain: Chain) -> Snapshot:
+    def dump(chain: Chain) -> model.snapshot.Snapshot:
         state = {"chain": np.frombuffer(chain.state, np.uint8), "clicks": np.array([chain.clicks])}
-        return Snapshot({"weights": state}, {}, {"config": chain.config.to_dict()})
+        return model.snapshot.Snapshot({"weights": state}, {}, {"config": chain.config.to_dict()})
 
     @staticmethod
-    def load(snapshot: Snapshot) -> Chain:
+    def load(snapshot: model.snapshot.Snapshot) -> Chain:
         chain = Chain(LearnerConfig.from_dict(snapshot.meta["config"]))
         chain.state = snapshot.parts["weights"]["chain"].tobytes()
         chain.clicks = int(snapshot.parts["weights"]["clicks"][0])
@@ -106,9 +105,9 @@ class _NoView:
 @contextmanager
 def chain_model(*, real: bool) -> Iterator[None]:
     """Let hosts that are made meanwhile hold a `Chain`, unless `real`."""
-    names: dict[str, Any] = {} if real else {
-        "Learner": Chain, "snapshot": _Snapshots, "health": _Health, "ServingView": _NoView
-    }
+    names: dict[str, Any] = (
+        {} if real else {"Learner": Chain, "snapshot": _Snapshots, "health": _Health, "ServingView": _NoView}
+    )
     before = {name: getattr(stream.host, name) for name in names}
     for name, value in names.items():
         setattr(stream.host, name, value)

@@ -126,7 +126,7 @@ class SimulatedStore:
     def list(self, prefix: str, start_after: str = "") -> Iterator[ObjectInfo]:
         after = start_after
         while True:
-            page: list[ObjectInfo] = self._call("list", prefix, lambda after=after: self._page(prefix, after))  # type: ignore[misc]
+            page: Sequence[ObjectInfo] = self._call("list", prefix, lambda after=after: self._page(prefix, after))  # type: ignore[misc]
             yield from page
             if len(page) < PAGE:
                 return
@@ -135,7 +135,7 @@ class SimulatedStore:
     def delete(self, key: str, *, if_match: str | None = None) -> None:
         self._call("delete", key, lambda: self._bucket.delete(key, if_match), writes=True)
 
-    def _page(self, prefix: str, after: str) -> list[ObjectInfo]:
+    def _page(self, prefix: str, after: str) -> Sequence[ObjectInfo]:
         keys = sorted(key for key in self._bucket.objects if key.startswith(prefix) and key > after)
         return [self._bucket.info(key) for key in keys[:PAGE]]
 
@@ -297,7 +297,7 @@ class SimulatedSource:
                 message
                 for message in self._log.messages[partition]
                 if message.offset >= at and message.at <= self._world.now
-            ][: most]
+            ][:most]
             if found:
                 self._next[partition] = found[-1].offset + 1
                 yield _chunk(found, self._world.now)
@@ -356,7 +356,7 @@ class _Body:
         self._jobs: deque[Callable[[], None]] = deque()
         self._uploads: deque[Exception | None] = deque()
         self._work, self._frozen = Bell(self._world), Bell(self._world)
-        self._weather = lambda: bucket.weather
+        self._bucket = bucket
         self._config = replace(config, store=SimulatedStore(bucket, process), fork=False)
         self.host: LearnerHost | None = None
         self._world.spawn(process, self._learn)
@@ -373,7 +373,7 @@ class _Body:
         self.process.boundary()
         try:
             report = self.alive().apply(planned)
-            if self._world.random.random() < self._weather().twice:
+            if self._world.random.random() < self._bucket.weather.twice:
                 self.alive().apply(planned)
         except Exception as error:  # noqa: BLE001 - as in Ray's actor: it is the answer
             self.reports.append(error)

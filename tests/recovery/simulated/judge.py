@@ -98,7 +98,8 @@ def _range(
     """Recomputed from what was published, with a window that forgets nothing."""
     chunk = _published(story.log, planned)
     decoded = decode_chunk(chunk, DecodeRules()) if len(chunk) else None
-    trained, repeated = [], []
+    trained: list[int] = []
+    repeated: list[int] = []
     for place, offset in enumerate(decoded.offsets.tolist() if decoded else []):
         event_id = decoded.event_ids[place] if decoded and decoded.event_ids else None
         again = event_id is not None and (event_id in seen or event_id in batch_ids)

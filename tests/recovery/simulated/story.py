@@ -1,4 +1,4 @@
-"""One seed's story: what is published, what goes wrong and when, and who starts services anew. Then the calm at the end.
+"""One seed's story: what is published, what goes wrong and when, who starts services anew. Then the calm at the end.
 
 The first part is stormy: processes die at boundaries, sleep, are started twice, lose their learner; the store loses
 requests and replies, delivers some late, goes away; the log drops what is old. In the second part nothing goes wrong
@@ -53,6 +53,7 @@ CALM = 1200.0
 """Seconds after it in which everything must be learned and checkpointed."""
 GRACE = 120.0
 
+
 @dataclass(slots=True)
 class Run:
     """A service process, and how it ended: None while it runs, else a word or two."""
@@ -61,6 +62,7 @@ class Run:
     service: Service
     learner: SimulatedLearner
     ended: str | None = None
+
 
 @dataclass(slots=True)
 class Story:
@@ -81,6 +83,7 @@ class Story:
     digest: str = ""
     """Of the live state at the end."""
 
+
 def tell(seed: int, *, tracing: bool = False) -> Story:
     """Let the world of `seed` run to its end."""
     world = World(seed, tracing=tracing)
@@ -91,6 +94,7 @@ def tell(seed: int, *, tracing: bool = False) -> Story:
         world.close()
         cosmic.ray = lambda: False
     return teller.story
+
 
 class _Teller:
     def __init__(self, world: World, seed: int) -> None:
@@ -303,7 +307,7 @@ class _Teller:
             self.story.log.held[partition] = max(self.story.log.held[partition], end - self.random.randint(0, 5))
 
     def _rot(self) -> None:
-        """A part of some checkpoint is lost, cut short, or has a bit that fell over. Once in a story: copies are few."""
+        """A part of some checkpoint is lost, cut short, or has a bit that fell over. Once in a story."""
         bucket = self.story.bucket
         parts = [key for key in bucket.objects if key.startswith(LAYOUT.checkpoints) and not key.endswith(MANIFEST)]
         if not parts:

@@ -1,6 +1,6 @@
 """A world of simulated processes on one thread: time, scheduling, sleep, death and sleep-walking, all from one seed.
 
-A thread of the product is a greenlet here. It runs until it waits (for the clock, a future, an answer from outside), and
+A thread of the product is a greenlet here. It runs until it waits (for the clock, a future, an answer from outside);
 what runs next, and when, is decided by the world's random numbers alone: the same seed gives the same run.
 """
 
