@@ -63,6 +63,7 @@ def leaked(text: str) -> list[str]:
     return re.findall(r"\S{0,20}planted\S{0,20}", text)
 
 
+@pytest.mark.timeout(900)
 def test_commands(world: dict[str, str], tmp_path: Path) -> None:
     """Working and failing, by text and by JSON, at the lowest level of the log: not one of them says a secret."""
     folder = {"HEADRACE_STORE": str(tmp_path / "store")}
