@@ -14,8 +14,11 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 import sys  # noqa: E402
+import threading  # noqa: E402
+import traceback  # noqa: E402
 from collections.abc import Mapping  # noqa: E402
-from dataclasses import asdict  # noqa: E402
+from contextlib import suppress  # noqa: E402
+from dataclasses import asdict, replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING, Annotated, Any  # noqa: E402
 
@@ -23,7 +26,7 @@ import typer  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 
-from stream.errors import EXIT_CODES, HeadraceError  # noqa: E402
+from stream.errors import EXIT_CODES, ConfigError, HeadraceError  # noqa: E402
 from stream.letterbox import app as letterbox  # noqa: E402
 from stream.terminal import load as _settings  # noqa: E402
 from stream.terminal import say as _print  # noqa: E402
@@ -50,12 +53,27 @@ Lineage = Annotated[str | None, typer.Option(help="Which lineage; else the one t
 
 
 def main() -> None:
-    """Entry point: a `HeadraceError` becomes one message and its exit code."""
+    """Entry point: a `HeadraceError` becomes one message and its exit code; no error is printed with a secret in it."""
+    threading.excepthook = lambda failed: _say_failed(failed.exc_value)
     try:
         app()
     except HeadraceError as error:
-        sys.stderr.write(f"headrace: {error}\n")
+        sys.stderr.write(_masked(f"headrace: {error}\n"))
         sys.exit(error.exit_code)
+    except Exception as error:  # noqa: BLE001 - Python would print it too, but with whatever it holds
+        _say_failed(error)
+        sys.exit(1)
+
+
+def _say_failed(error: BaseException | None) -> None:
+    if error is not None and not isinstance(error, SystemExit):
+        sys.stderr.write(_masked("".join(traceback.format_exception(error))))
+
+
+def _masked(text: str) -> str:
+    from stream import log
+
+    return log.masked(text)
 
 
 @app.command(epilog=_EPILOG)
@@ -262,8 +280,11 @@ def doctor(as_json: Json = False) -> None:
     """Check configuration, Kafka, topic, store, Ray, clock and disk: one line each, with the remedy."""
     from stream.doctor import diagnose
 
+    with suppress(ConfigError):  # which is the doctor's first finding
+        _settings({})
     found = []
-    for check in diagnose():
+    for finding in diagnose():
+        check = replace(finding, detail=_masked(finding.detail))
         found.append(asdict(check))
         if not as_json:
             mark = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}[check.state]

@@ -215,8 +215,8 @@ def _load(store: ObjectStore, manifest: Manifest) -> Learner:
 
 def _base(url: str) -> str:
     parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.netloc:
-        raise ConfigError(f"{url!r} is no address of a service: write it as http://HOST:PORT")
+    if parts.scheme not in {"http", "https"} or not parts.netloc or "@" in url:
+        raise ConfigError(f"{url!r} is no address of a service: write it as http://HOST:PORT, without a login")
     return url.rstrip("/")
 
 

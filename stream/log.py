@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterable
 from typing import Any, Final, Literal, TextIO
+from urllib.parse import quote
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -23,7 +24,8 @@ LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _SECRET_KEY: Final = re.compile(
     r"password|passwd|secret|token|credential|authorization|access_?key|api_?key", re.IGNORECASE
 )
-_SECRET_URL: Final = re.compile(r"(?<=://)[^/@\s\"']+(?=@)")
+# To the last @, for a password may hold anything but white space and quotes.
+_SECRET_URL: Final = re.compile(r"(?<=://)[^\s\"']+(?=@)")
 # These tell at `info` what Headrace itself tells better, or tell far too much.
 _CHATTY: Final = ("boto3", "botocore", "kafka", "ray", "s3transfer", "urllib3", "uvicorn")
 
@@ -38,6 +40,8 @@ def configure(
 
     `secrets`: texts that are masked wherever they occur, tracebacks included.
     """
+    global _secrets  # noqa: PLW0603 - as the log itself, one per process
+    _secrets = _spellings(secrets)
     out = out if out is not None else sys.stderr
     shared = _shared_processors()
     structlog.configure(
@@ -48,7 +52,7 @@ def configure(
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(out)
-    handler.setFormatter(_Masking(shared, _renderer(style, out), secrets))
+    handler.setFormatter(_Masking(shared, _renderer(style, out)))
     handler.addFilter(_Seldom())
     root = logging.getLogger()
     root.handlers = [handler]
@@ -57,6 +61,28 @@ def configure(
         logging.getLogger(name).setLevel(max(LEVELS[level], logging.WARNING))
     # Warns when a call takes a tenth of a second, which on a busy machine means nothing.
     logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
+
+
+_secrets: tuple[str, ...] = ()
+
+
+def masked(text: str) -> str:
+    """`text` without the secrets that `configure` was told, and without logins in URLs: for all that is printed."""
+    text = _SECRET_URL.sub(MASK, text)
+    for secret in _secrets:
+        text = text.replace(secret, MASK)
+    return text
+
+
+def _spellings(secrets: Iterable[str]) -> tuple[str, ...]:
+    """The secrets as they may turn up, the longest first. Short ones would mask half the language."""
+    # In JSON, in a repr and in a URL, a secret with a quote in it looks different.
+    forms = {
+        form
+        for secret in secrets
+        for form in (secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], quote(secret), quote(secret, safe=""))
+    }
+    return tuple(sorted((form for form in forms if len(form) >= 4), key=len, reverse=True))
 
 
 class _Seldom(logging.Filter):
@@ -81,20 +107,13 @@ class _Seldom(logging.Filter):
 class _Masking(structlog.stdlib.ProcessorFormatter):
     """Renders an entry, then masks the known secrets in the finished line: nothing can be hidden from it by nesting."""
 
-    def __init__(self, shared: list[Processor], render: list[Processor], secrets: Iterable[str]) -> None:
+    def __init__(self, shared: list[Processor], render: list[Processor]) -> None:
         drop = structlog.stdlib.ProcessorFormatter.remove_processors_meta
         super().__init__(foreign_pre_chain=shared, processors=[drop, _mask_keys, _event_first, *render])
-        # In JSON a secret with a quote in it looks different. Short ones would mask half the language.
-        spellings = {form for secret in secrets for form in (secret, json.dumps(secret)[1:-1], repr(secret)[1:-1])}
-        self._secrets = sorted((text for text in spellings if len(text) >= 4), key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:
         # A lone surrogate (a broken file name) cannot be written out.
-        line = super().format(record).encode("utf-8", "backslashreplace").decode()
-        line = _SECRET_URL.sub(MASK, line)
-        for secret in self._secrets:
-            line = line.replace(secret, MASK)
-        return line
+        return masked(super().format(record).encode("utf-8", "backslashreplace").decode())
 
 
 def _shared_processors() -> list[Processor]:

@@ -67,3 +67,13 @@ def test_make_bench_wants_a_stream_for_one_benchmark_only(argv: list[str], words
 def test_command_is_declared() -> None:
     """Whoever installs the distribution gets the command `headrace`."""
     assert PROJECT["project"]["scripts"] == {"headrace": "stream.cli:main"}
+
+
+def test_security_names_tests_that_exist() -> None:
+    """Each promise of SECURITY.md names the tests that hold it, by files that are there."""
+    promises = (ROOT / "SECURITY.md").read_text(encoding="utf-8").split("## What holds")[1].split("\n## ")[0]
+    named = re.findall(r"`(test_\w+\.py)`", promises)
+    there = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+
+    assert len(named) >= promises.count("\n- **")
+    assert set(named) <= there

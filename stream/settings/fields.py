@@ -78,7 +78,7 @@ def check_url(value: str) -> str:
     """A full http(s) URL; `minio:9000` means http://minio:9000."""
     url = value if "://" in value or not value else f"http://{value}"
     parts = urlsplit(url)
-    if url and (parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query):
+    if url and (parts.scheme not in {"http", "https"} or not parts.hostname or "@" in url or parts.query):
         raise ValueError("not a plain http(s) URL")
     return url.rstrip("/")
 

@@ -37,7 +37,9 @@ from stream.settings.options import (
 PREFIX: Final = "HEADRACE_"
 # Variables that others own: our tests' and benchmarks', and those that Kubernetes sets in every pod beside a Service
 # whose name begins with "headrace" (NAME=VALUE, for only the value tells HEADRACE_PORT from a slip of the pen).
-_LOGIN: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_SCHEME: Final = re.compile(r"['\"]?(\w+://)?")
+# What Ray's and AWS's own parts read. Headrace does not, and must not print it either.
+FOREIGN_SECRETS: Final = ("RAY_AUTH_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _SERVICE_LINK: Final = re.compile(r"(tcp|udp|sctp)://")
 _FOREIGN: Final = re.compile(
     r"HEADRACE_(TEST|BENCH)_\w+=.*"
@@ -127,9 +129,9 @@ class Settings(BaseSettings):
             yield Effective(option.names[0], option.show(value), source, option.info.description or "")
 
     def secrets(self) -> tuple[str, ...]:
-        """The secrets that are set, for the log to mask."""
-        values = (getattr(getattr(self, option.group), option.field) for option in OPTIONS if option.secret)
-        return tuple(text for value in values if (text := plain(value)))
+        """The secrets that are set, those that others read from the environment included, for the log to mask."""
+        values = [plain(getattr(getattr(self, option.group), option.field)) for option in OPTIONS if option.secret]
+        return tuple(text for text in [*values, *map(os.environ.get, FOREIGN_SECRETS)] if text)
 
 
 def _declared() -> Iterator[Option]:
@@ -184,7 +186,10 @@ def _problem(option: Option, detail: ErrorDetails, given: Mapping[str, object]) 
 
 
 def _shorten(value: object, most: int = 120) -> str:
-    text = _LOGIN.sub(MASK, repr(value))
+    text = repr(value)
+    login, at, place = text.rpartition("@")
+    if at:  # of a URL, or of what was meant as one
+        text = f"{_SCHEME.match(login)[0]}{MASK}@{place}"  # type: ignore[index]  # it matches anything
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 

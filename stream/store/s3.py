@@ -29,7 +29,7 @@ READ_BYTES = 1 << 20
 UPLOADS_MAX = 4
 PARTS_MAX = 10_000
 PART_BYTES_MIN = 5 << 20
-_SECRET = {"secret_key", "session_token"}
+_SECRET = {"access_key", "secret_key", "session_token"}
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -139,7 +139,7 @@ class KafkaBroker:
         command = [java, "-Xmx384m", "-Xms128m", "-cp", f"{self.libs}/*", "kafka.Kafka", str(self._config)]
         log = self.directory / "broker.out"
         self._process = process.start(command, log)
-        process.wait_until(self._answers, self._process, log)
+        process.wait_until(self._answers, self._process, log, seconds=180)  # JVMs are slow on a busy machine
 
     def _answers(self) -> bool:
         host, port = self.bootstrap.split(":")

@@ -106,7 +106,8 @@ def test_silence(door: Door, monkeypatch: pytest.MonkeyPatch, begun: bytes) -> N
     """A caller that sends nothing, half a request, or nothing more after its answer is cut off."""
     monkeypatch.setattr(callers, "SILENT_SECONDS", 0.5)
     with door.call() as caller:
-        caller.sendall(begun)
+        with suppress(ConnectionError):  # cut already, where the machine is that busy
+            caller.sendall(begun)
 
         wait_for(lambda: is_cut(caller))
     assert door.open == []
@@ -116,7 +117,8 @@ def test_one_byte_at_a_time(door: Door, monkeypatch: pytest.MonkeyPatch) -> None
     """Bytes that come one by one buy no time: only a whole request does."""
     monkeypatch.setattr(callers, "SILENT_SECONDS", 1.0)
     with door.call() as caller:
-        caller.sendall(ASK[:-2] + b"x-slow: ")
+        with suppress(ConnectionError):
+            caller.sendall(ASK[:-2] + b"x-slow: ")
 
         def is_cut_while_sending() -> bool:
             with suppress(ConnectionError):
@@ -144,8 +146,9 @@ def test_answers_left_unread(door: Door, monkeypatch: pytest.MonkeyPatch) -> Non
         wait_for(is_refused)
 
 
-def test_requests_and_answers_give_time(door: Door) -> None:
+def test_requests_and_answers_give_time(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that goes on asking keeps its place: each request, and each answer, counts anew."""
+    monkeypatch.setattr(callers, "SILENT_SECONDS", 600.0)
     with door.call() as caller:
         (served,) = door.open
         for _ in range(3):
@@ -173,6 +176,7 @@ def test_more_callers_than_places(door: Door, monkeypatch: pytest.MonkeyPatch) -
 
 def test_served_keep_their_place(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for an answer keeps the place as long as somebody else sits there without a request."""
+    monkeypatch.setattr(callers, "SILENT_SECONDS", 600.0)
     monkeypatch.setattr(callers, "PLACES_MAX", 2)
     door.gate.clear()
     with door.call() as asking:

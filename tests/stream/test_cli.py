@@ -27,7 +27,7 @@ def command(tmp_path: Path) -> Command:
             [HEADRACE, *argv],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
             cwd=tmp_path,
             env={**plain, **env},

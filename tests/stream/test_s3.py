@@ -308,11 +308,11 @@ def test_settings_that_make_no_sense() -> None:
 
 def test_secrets_are_never_shown() -> None:
     """Neither settings nor store print them, and a pickle still carries them to the learner's process."""
-    settings = S3Settings("warehouse", "http://127.0.0.1:9", "key", SECRET, session_token=SECRET)
+    settings = S3Settings("warehouse", "http://127.0.0.1:9", f"access-{SECRET}", SECRET, session_token=SECRET)
     store = S3Store(settings)
 
     for shown in [repr(settings), str(settings), repr(store), str(store)]:
         assert SECRET not in shown
     assert "secret_key='***'" in repr(settings)
-    assert "'key'" in repr(settings)
+    assert "access_key='***'" in repr(settings)
     assert pickle.loads(pickle.dumps(store)).settings == settings

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from model.config import LearnerConfig
 from stream import wiring
 from stream.errors import ConfigError
-from stream.settings.settings import OPTIONS, Settings, settings_table
+from stream.settings.settings import FOREIGN_SECRETS, OPTIONS, Settings, settings_table
 
 ROOT = Path(__file__).parents[2]
 BATCH_CONTRACT = {
@@ -40,7 +40,8 @@ SECRETS = {
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the machine sets must not reach these tests."""
-    for name in [name for option in OPTIONS for name in option.names] + [n for n in os.environ if "HEADRACE" in n]:
+    named = [name for option in OPTIONS for name in option.names] + [n for n in os.environ if "HEADRACE" in n]
+    for name in [*named, *FOREIGN_SECRETS]:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -75,13 +76,17 @@ def test_minio_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (store.access_key.get_secret_value(), store.secret_key.get_secret_value()) == ("who", "what")
 
 
-def test_login_in_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An endpoint with a login in it is refused, and the refusal does not tell the login."""
-    monkeypatch.setenv("MINIO_ENDPOINT", "http://me:hunter2@127.0.0.1:9000")
+@pytest.mark.parametrize("password", ["hunter2", "hun/ter2", "hunter@ter2", "hunter ter2", "hunter'ter2"])
+@pytest.mark.parametrize("scheme", ["http://", ""])
+@pytest.mark.parametrize("name", ["MINIO_ENDPOINT", "HEADRACE_KAFKA_BOOTSTRAP", "RAY_ADDRESS"])
+def test_login_in_endpoint(name: str, scheme: str, password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endpoint with a login in it is refused, and the refusal does not tell the login, whatever it consists of."""
+    monkeypatch.setenv(name, f"{scheme}me:{password}@somewhere:9000")
 
-    with pytest.raises(ConfigError, match="MINIO_ENDPOINT") as refused:
+    with pytest.raises(ConfigError, match=rf"{name}=.*@somewhere:9000") as refused:
         Settings.load()
-    assert "hunter2" not in str(refused.value)
+    assert "hunter" not in str(refused.value)
+    assert "ter2" not in str(refused.value)
 
 
 def test_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
