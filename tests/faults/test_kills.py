@@ -15,7 +15,7 @@ from stream.collector import GROUP
 from tests.faults.stand import LAYOUT, Stand
 
 pytestmark = [pytest.mark.services, pytest.mark.faults]
-KILLS = 100
+KILLS = int(os.environ.get("HEADRACE_TEST_KILLS", "100"))
 
 
 @pytest.mark.timeout(600)
