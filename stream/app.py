@@ -34,7 +34,7 @@ from stream.policy import Backoff
 from stream.ports import Clock, DeadLetters, EventSource, ObjectStore
 from stream.replay.source import FileDeadLetters, ReplaySource
 from stream.service import Doors, Orders, Service
-from stream.settings.settings import Settings
+from stream.settings.settings import Settings, wanted_fault
 
 log = structlog.get_logger()
 SECOND_SIGNAL = 130
@@ -49,7 +49,7 @@ def run(settings: Settings, replay: Path | None, rate: float | None, started: fl
     """
     if rate is not None and replay is None:
         raise ConfigError("--rate slows a --replay down; Kafka is read as fast as it is learned. Leave --rate away")
-    faultpoints.arm(faultpoints.wanted(os.environ))
+    faultpoints.arm(wanted_fault())
     meter = PrometheusMeter()
     meter.set("headrace_build_info", 1, version=version("headrace"), python=platform.python_version())
     with ExitStack() as stack:
@@ -130,7 +130,7 @@ def _service(
         settings.stream.drain_seconds,
         settings.stream.resume_from,
     )
-    learner = RayLearner(config, faultpoints.wanted(os.environ))
+    learner = RayLearner(config, wanted_fault())
     service = Service(Doors(source, dead_letters, store, learner, clock, meter), orders)
     try:
         yield service

@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from stream import faultpoints
 from stream.errors import ConfigError
 from stream.settings.fields import MASK, Group, Option, plain
 from stream.settings.options import (
@@ -132,6 +133,11 @@ class Settings(BaseSettings):
         """The secrets that are set, those that others read from the environment included, for the log to mask."""
         values = [plain(getattr(getattr(self, option.group), option.field)) for option in OPTIONS if option.secret]
         return tuple(text for text in [*values, *map(os.environ.get, FOREIGN_SECRETS)] if text)
+
+
+def wanted_fault() -> str:
+    """Where a test wants the process to die: "" for nowhere. No setting, so that it is listed nowhere. See there."""
+    return faultpoints.wanted(os.environ)
 
 
 def _declared() -> Iterator[Option]:

@@ -7,6 +7,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 from tests.faults.proxy import Proxy, proxy_to
@@ -39,8 +40,9 @@ def make_stand(s3_server: S3Server, tmp_path: Path) -> Iterator[Make]:
 
 def _end(stand: Stand) -> None:
     if stand.running is not None:
-        for each in stand.family():
-            with suppress(ProcessLookupError):
+        family = stand.family() if stand.running.poll() is None else []
+        for each in family:
+            with suppress(psutil.NoSuchProcess):
                 each.kill()
         stand.running.wait()
         stand.running = None

@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,15 +118,13 @@ class Stand(Run):
         return [service, *service.children(recursive=True)]
 
     def learner(self) -> psutil.Process | None:
-        """The learner's process, if one runs now: of the service's own Ray, or of the cluster."""
+        """The learner's process, if one runs now: of the service's own Ray, or the cluster's youngest."""
         root = psutil.Process(self.cluster.process.pid) if self.cluster is not None else self.family()[0]
+        found: list[tuple[float, psutil.Process]] = []
         for each in root.children(recursive=True):
-            try:
-                if "_Actor" in "".join(each.cmdline()):
-                    return each
-            except psutil.Error:
-                continue
-        return None
+            with suppress(psutil.Error):  # it has ended meanwhile
+                found += [(each.create_time(), each)] if "_Actor" in "".join(each.cmdline()) else []
+        return max(found, key=lambda pair: pair[0])[1] if found else None
 
     def publish(self, count: int, *, odd: float = 0.06, partition: int | None = None) -> None:
         """So many more messages, seeded: clicks, of which a share `odd` is bad or a repetition of a recent event."""
