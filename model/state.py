@@ -35,12 +35,13 @@ class State:
     that got a row, that were refused one (once per batch), rows evicted; `sketches` of the ids without a row;
     `landmarks` int64 [2] where in the count of clicks learned, `clicks` int64 [1], worth is measured from (`eviction`).
 
-    Raises `ValueError` when the config's budget of bytes is too small.
+    `costs`: bytes per row. Raises `ValueError` when the config's budget of bytes is too small.
     """
 
     def __init__(self, config: LearnerConfig) -> None:
         self.config = config
-        self.limits = limits(config, row_bytes(config))
+        self.costs = row_bytes(config)
+        self.limits = limits(config, self.costs)
         self.users = Table(user_columns(config), self.limits.users.rows)
         self.items = Table(item_columns(config), self.limits.items.rows)
         self.types = Table(embedding.type_columns())
@@ -139,7 +140,7 @@ class State:
 
     def bytes_used(self) -> int:
         """What the learner's process takes, by estimate: rows in use with their copies, and what does not grow."""
-        costs = row_bytes(self.config)
+        costs = self.costs
         rows = len(self.users) * costs.user + len(self.items) * costs.item + len(self.chunks) * costs.chunk
         text = self.users.text_bytes + self.items.text_bytes
         return costs.fixed + COPIES * (rows + text) + ID_OVERHEAD_BYTES * (len(self.users) + len(self.items))
