@@ -82,6 +82,7 @@ bench: venv ## Measure speed and quality, one benchmark after another (BENCH_DAT
 	@$(BIN)/python -m bench.checkpoint $(BENCH_ARGS)
 	@$(BIN)/python -m bench.throughput $(BENCH_DATA) $(BENCH_ARGS)
 	@$(BIN)/python -m bench.scaling $(BENCH_ARGS)
+	@$(BIN)/python -m bench.memory $(BENCH_DATA) --events 1000000 $(BENCH_ARGS)
 	@$(if $(BENCH_DATA),$(BIN)/python -m bench.incremental $(BENCH_DATA) $(BENCH_ARGS),echo \
 	  'bench.incremental, .quality, .ablation and .weights are left out: they want a real stream: make bench BENCH_DATA=FILE' >&2)
 	@$(if $(BENCH_DATA),$(BIN)/python -m bench.quality $(BENCH_DATA) $(BENCH_ARGS))

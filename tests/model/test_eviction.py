@@ -225,6 +225,20 @@ def test_worth_is_frequency_over_age(monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_allclose(worth, expected / expected.max(), rtol=1e-9)
 
 
+def test_a_moved_landmark_is_in_the_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the landmark has moved, worth goes on from there after a crash."""
+    monkeypatch.setattr(eviction, "RESCALED", 0.5)
+    learner, batches = Learner(TIGHT), random_batches(20, 30, users=20, items=40)
+    run(learner, batches[:10])
+    assert (learner.state.landmarks > 0).all()
+    restored = reloaded(learner)
+
+    for one in (learner, restored):
+        run(one, batches[10:])
+
+    assert digest(restored) == digest(learner)
+
+
 def test_the_least_worth_go_first() -> None:
     """At the mark, rows go until four fifths of the cap are left: those clicked least and longest ago."""
     learner = Learner(replace(SMALL, users_max=100, items_max=100, admit_clicks=1))
