@@ -8,20 +8,25 @@ TEST_WORKERS ?= 4
 STORE ?= seaweedfs
 DEMO_ARGS ?=
 TEST_ARGS ?=
+MINUTES ?= 30
 BENCH_ARGS ?= --json
 BENCH_DATA ?=
 LOCK_ARGS ?=
+SEEDS ?= 2000
+FIRST ?= 0
+AUDIT_ARGS ?=
 SECONDS ?= 60
 FUZZ ?=
 
 UV_VERSION := 0.13.9
+AUDIT_VERSION := 2.10.1
 LOCK := requirements/dev.lock
 BIN := .venv/bin
 # Written last, so an interrupted installation is never taken for a finished one.
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-services fuzz bench lint fmt lock clean
+.PHONY: help venv demo test test-services test-faults soak simulate fuzz bench lint fmt lock audit clean
 
 help: ## Show this list
 	@echo 'Headrace: a click stream from Kafka onto a live recommendation model.'
@@ -56,11 +61,19 @@ demo: venv ## Learn from a year of real purchases, live (DEMO_ARGS="--json --eve
 	@$(BIN)/headrace demo $(DEMO_ARGS)
 
 test: venv ## Run the tests (TEST_ARGS="-k decode")
-	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(TEST_ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m 'not faults' $(TEST_ARGS)
+
+test-faults: venv ## Break real servers and processes, one test after another: under 20 minutes (TEST_ARGS="-k disk")
+	@$(BIN)/python -m pytest tests/faults $(TEST_ARGS)
+
+soak: venv ## Look for leaks: 200 restarts of the learner, then MINUTES at 80 % of peak load (MINUTES=30)
+	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
 
 test-services: venv ## Run the tests on a real Kafka and S3 (STORE=seaweedfs or minio)
 	@HEADRACE_TEST_STORE='$(STORE)' $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile tests/services tests/contract $(TEST_ARGS)
 
+simulate: venv ## Let thousands of simulated worlds go wrong, and judge each (SEEDS=100000 for a night; FIRST=0)
+	@$(BIN)/python -m tests.recovery.simulation --seeds $(SEEDS) --first $(FIRST)
 fuzz: venv ## Fuzz what reads bytes from outside (SECONDS=60; pip install '.[fuzz]' in .venv first)
 	@$(BIN)/python -m tests.fuzz.run $(SECONDS) $(FUZZ)
 
@@ -89,6 +102,10 @@ lock: ## Write the lock anew from pyproject.toml, over the network (LOCK_ARGS=--
 	@mkdir -p requirements
 	@.cache/uv/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --quiet $(LOCK_ARGS) \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' -o $(LOCK) >/dev/null
+
+audit: ## Ask over the network whether any pin is known to be vulnerable (AUDIT_ARGS="--vulnerability-service=osv")
+	@$(PYTHON) -m venv .cache/audit && .cache/audit/bin/python -m pip --disable-pip-version-check install --quiet pip-audit==$(AUDIT_VERSION)
+	@.cache/audit/bin/python requirements/audit.py $(LOCK) $(AUDIT_ARGS)
 
 clean: ## Remove .venv, caches, and whatever else was made here (the next run downloads again)
 	@rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist out

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 
-from bench.common import say
+from bench.common import click_messages, say
 from model.batch import Batch, Int32, Int64
 from stream.decode import DecodeRules, decode_chunk
 from stream.events import RawChunk
@@ -68,6 +68,15 @@ def read_stream(path: Path, limit: int | None = None, user_column: str = "user_i
     if not decoded.users:
         raise SystemExit(f"{path}: no clicks with {user_column}, product_id and timestamp")
     return Stream.of(path.stem, decoded.users, decoded.items, decoded.times, decoded.types)
+
+
+def made_up(count: int) -> Stream:
+    """The clicks that the other benchmarks make up."""
+    texts = [msgspec.json.decode(message) for message in click_messages(count, None)]
+    users, items, times, types = (
+        [text[name] for text in texts] for name in ("user_id", "product_id", "timestamp", "event_type")
+    )
+    return Stream.of("made up", users, items, np.array(times, np.int64), types)
 
 
 def _rows(path: Path, limit: int | None, user_column: str, skip: int) -> Iterable[Mapping[str, Any]]:

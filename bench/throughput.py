@@ -25,14 +25,12 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import msgspec
-import numpy as np
 
 from bench import laps, libraries
-from bench.common import click_messages, machine, median, say, show
+from bench.common import machine, median, say, show
 from bench.peers.peer import NotInstalled
 from bench.rows import row_bytes
-from bench.streams import Stream, read_stream
+from bench.streams import Stream, made_up, read_stream
 from bench.top import top_n
 from model.batch import Batch
 from model.config import LearnerConfig
@@ -47,7 +45,7 @@ Contenders = dict[str, Callable[[], int]]
 
 def main() -> None:
     options = _options()
-    stream = read_stream(options.path, options.limit) if options.path else _made_up(options.limit)
+    stream = read_stream(options.path, options.limit) if options.path else made_up(options.limit)
     warm_up(CONFIG)
     result = measure(stream, options.batch, options.rounds)
     result |= _rows(ROWS)
@@ -67,15 +65,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--items", type=int, default=100_000, help="size of the catalogue of `top_n`")
     parser.add_argument("--json", action="store_true", help="one object on standard output")
     return parser.parse_args()
-
-
-def _made_up(count: int) -> Stream:
-    """The clicks that the other benchmarks make up."""
-    texts = [msgspec.json.decode(message) for message in click_messages(count, None)]
-    users, items, times, types = (
-        [text[name] for text in texts] for name in ("user_id", "product_id", "timestamp", "event_type")
-    )
-    return Stream.of("made up", users, items, np.array(times, np.int64), types)
 
 
 def measure(stream: Stream, batch: int, rounds: int) -> dict[str, Any]:

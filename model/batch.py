@@ -63,6 +63,10 @@ class Coded:
         codes = np.fromiter((index.setdefault(value, len(index)) for value in column), np.int32, len(column))
         return cls(codes, Strings.of(list(index)))
 
+    def take(self, places: slice | Int64) -> Coded:
+        """The column at some places, pointing into the same strings."""
+        return Coded(self.codes[places], self.values)
+
     def tolist(self) -> list[str]:
         """The column as a list of n Python strings."""
         distinct = self.values.tolist()
@@ -97,6 +101,10 @@ class Batch:
         column = types if types is not None else ["view"] * len(users)
         return cls(Coded.of(users), Coded.of(items), Coded.of(column), np.asarray(times, np.int64))
 
+    def take(self, places: slice | Int64) -> Batch:
+        """The clicks at some places."""
+        return Batch(self.users.take(places), self.items.take(places), self.types.take(places), self.times[places])
+
     def __len__(self) -> int:
         return len(self.times)
 
@@ -121,11 +129,13 @@ class Scores:
 class Learned:
     """What one batch did to the model.
 
-    `clicks`: learned. `loss`: mean sampled-softmax cross-entropy in nats per trained click (nan when none had a
-    context). `new_users`, `new_items`: rows that this batch added.
+    `clicks`: taken in. `loss`: mean sampled-softmax cross-entropy in nats per trained click (nan when none had a
+    context). `new_users`, `new_items`: rows that this batch added. `withheld`: of the clicks, those that only counted
+    for admission, because their user or item has no row yet.
     """
 
     clicks: int
     loss: float
     new_users: int
     new_items: int
+    withheld: int = 0

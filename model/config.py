@@ -31,6 +31,11 @@ class LearnerConfig:
     every training click up to so many, then with falling probability, never below the least; `search_reach`: so
     many further clicks of the user read the same search. `score_share`: cost of scoring as a share of the cost of
     learning (0: no scoring); `score_fraction`: score this fraction of all clicks instead, whatever it costs.
+
+    `users_max`, `items_max`: most rows of the two tables; `memory_bytes`: what the learner may take, which lowers both
+    where full tables would need more (0: no budget; see `limits`). `admit_clicks`: from a certain fill on, an id gets a
+    row once it was clicked so often; `admission_width`: counters per row of the sketch that remembers those without one
+    (a power of two). `batch_clicks`: a longer batch is learned as several.
     """
 
     dim: int = 64
@@ -63,6 +68,12 @@ class LearnerConfig:
     search_reach: int = 4
     score_share: float = 0.1
     score_fraction: float | None = None
+    users_max: int = 5_000_000
+    items_max: int = 2_000_000
+    memory_bytes: int = 0
+    admit_clicks: int = 2
+    admission_width: int = 1 << 20
+    batch_clicks: int = 100_000
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "type_priorities", dict(self.type_priorities))
@@ -73,8 +84,9 @@ class LearnerConfig:
             _check_real(name, getattr(self, name), least, most)
         self._check_priorities()
         self._check_half_lives()
-        if self.sessions & (self.sessions - 1):
-            raise ValueError(f"sessions={self.sessions!r}: must be a power of two")
+        for name in ("sessions", "admission_width"):
+            if (value := getattr(self, name)) & (value - 1):
+                raise ValueError(f"{name}={value!r}: must be a power of two")
         if self.score_fraction is not None:
             _check_real("score_fraction", self.score_fraction, 0.0, 1.0)
 
@@ -131,6 +143,12 @@ _WHOLE = {
     "item_sessions": (1, 1000),
     "search_clicks": (0, 2**62),
     "search_reach": (0, 1000),
+    "users_max": (8, 2**30),
+    "items_max": (8, 2**30),
+    "memory_bytes": (0, 2**62),
+    "admit_clicks": (1, 255),
+    "admission_width": (16, 2**28),
+    "batch_clicks": (1, 2**30),
 }
 _REAL = {
     "learning_rate": (0.0, 1e3),

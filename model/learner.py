@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from model import memory, ranking, resolve
+from model import admission, compact, eviction, memory, ranking, resolve
 from model.batch import Batch, Float32, Float64, Int32, Int64, Learned, Scores, UInt8
 from model.config import LearnerConfig
 from model.evaluation import affordable, learn_cost, summarize
@@ -69,9 +69,12 @@ class Learner:
     def score(self, batch: Batch) -> Scores:
         """Rank a random sample of the batch's clicks on the state before the batch; no row is added for anyone.
 
+        Of a batch longer than `config.batch_clicks` only the first so many can be in the sample.
+
         Its size is what `config.score_share` of the cost of learning pays for; what is left over is carried forward.
         """
         resolve.check(batch)
+        batch = batch.take(slice(self.config.batch_clicks))
         count = self._draw_count(len(batch))
         if not count or not len(self.items):
             return NOTHING_SCORED
@@ -103,11 +106,20 @@ class Learner:
     def learn(self, batch: Batch, learning_rate_scale: float = 1.0) -> Learned:
         """Give new ids their rows, learn the clicks that have a context, then count the whole batch in.
 
+        A batch longer than `config.batch_clicks` is learned as several. Where a table is nearly full, not every id gets
+        a row (`admission`), and afterwards some rows may be gone (`eviction`).
         Steps are the configured ones times `learning_rate_scale`; `ValueError` when that is negative or not finite.
         """
         resolve.check(batch)
         if not (math.isfinite(learning_rate_scale) and learning_rate_scale >= 0.0):
             raise ValueError(f"learning_rate_scale={learning_rate_scale!r}: must be a finite number, 0 or more")
+        size = self.config.batch_clicks
+        parts = [batch.take(slice(start, start + size)) for start in range(0, len(batch), size)] or [batch]
+        learned = [self._learn(part, learning_rate_scale) for part in parts]
+        return learned[0] if len(learned) == 1 else _together(learned)
+
+    def _learn(self, whole: Batch, learning_rate_scale: float) -> Learned:
+        batch = admission.sift(self.state, whole)
         known_users, known_items = len(self.users), len(self.items)
         rows = resolve.grow(self.state, batch)
         times = steady_times(batch.times)
@@ -116,7 +128,10 @@ class Learner:
         loss = float(losses.mean()) if len(losses) else math.nan
         self._note_learned(rows, known_items, loss, len(losses))
         self._count_in(rows, contexts)
-        return Learned(len(batch), loss, len(self.users) - known_users, len(self.items) - known_items)
+        new_users, new_items = len(self.users) - known_users, len(self.items) - known_items
+        if eviction.relieve(self.state):
+            self.view = None  # rows have moved: it must take everything anew
+        return Learned(len(whole), loss, new_users, new_items, len(whole) - len(batch))
 
     def recommend(self, user_id: str, top_n: int) -> list[tuple[str, float]]:
         """The user's best `top_n` items with their scores, best first; by popularity for unknown users."""
@@ -133,6 +148,10 @@ class Learner:
     def rows(self) -> dict[str, int]:
         """Table sizes; types include the row that event types without one of their own share."""
         return {"users": len(self.users), "items": len(self.items), "types": len(self.state.types)}
+
+    def occupancy(self) -> dict[str, dict[str, int]]:
+        """How full the tables are and what became of ids, see `State.occupancy`."""
+        return self.state.occupancy()
 
     def quality(self) -> dict[str, float]:
         """Decayed means over clicks learned (`loss`) and scored (the others); nan before there are any."""
@@ -209,7 +228,7 @@ class Learner:
 
     def _draw_searches(self, clicks: int) -> UInt8:
         """For which of a batch's clicks neighbours are searched, uint8 [n]."""
-        config, seen = self.config, int(self.state.ring.pushed[0])
+        config, seen = self.config, int(self.state.ring.seen[0])
         chance = max(config.search_least, min(1.0, config.search_clicks / max(seen, 1)))
         return np.asarray(self.state.learn_random.random(clicks) < chance, np.uint8)
 
@@ -238,6 +257,7 @@ class Learner:
         history.remember(rows.users, rows.items, rows.types, contexts.times, Histories.of(self.users))
         self.state.now_ms[0] = max(float(self.state.now_ms[0]), float(contexts.times.max()))
         self.users.remembered.add(rows.users)
+        eviction.credit(self.state, rows.users, rows.items[wanted])
 
     def _count_wanted(self, rows: Rows, before: Int32, times: Float64) -> None:
         state, items, users, config = self.state, self.items, self.users, self.config
@@ -274,6 +294,17 @@ class Learner:
         self.state.signals.update(figures, len(rows))
 
 
+def _together(parts: list[Learned]) -> Learned:
+    """One report on a batch that was learned in parts; its loss is the mean by clicks."""
+    told = [part for part in parts if not math.isnan(part.loss)]
+    weight = sum(part.clicks for part in told)
+    loss = sum(part.loss * part.clicks for part in told) / weight if weight else math.nan
+    clicks, new_users, new_items, withheld = (
+        sum(getattr(part, name) for part in parts) for name in ("clicks", "new_users", "new_items", "withheld")
+    )
+    return Learned(clicks, loss, new_users, new_items, withheld)
+
+
 def warm_up(config: LearnerConfig) -> None:
     """Load every kernel from the cache on disk, or compile it, on a throw-away learner with the same shapes."""
     learner = Learner(LearnerConfig.from_dict(config.to_dict() | {"score_fraction": 1.0}))
@@ -282,3 +313,4 @@ def warm_up(config: LearnerConfig) -> None:
         learner.score(batch)
         learner.learn(batch)
     learner.recommend("a", 1)
+    compact.keep(learner.state, np.arange(1, dtype=np.int32), np.arange(2, dtype=np.int32))

@@ -8,7 +8,7 @@ import numpy as np
 
 from model.batch import Batch, Coded, Int32, Int64
 from model.parts import embedding
-from model.state import State
+from model.state import ADMITTED, State
 from model.table import Table
 
 
@@ -43,9 +43,9 @@ def check(batch: Batch) -> None:
 
 def find(state: State, batch: Batch) -> Rows:
     """The batch's rows as they would be after `grow`, without adding any. Event types without a row read row 0."""
-    users, user_codes = _distinct(batch.users)
-    items, item_codes = _distinct(batch.items)
-    types, type_codes = _distinct(batch.types)
+    users, user_codes = distinct(batch.users)
+    items, item_codes = distinct(batch.items)
+    types, type_codes = distinct(batch.types)
     return Rows(
         user_codes,
         state.users.lookup(users)[user_codes],
@@ -56,14 +56,17 @@ def find(state: State, batch: Batch) -> Rows:
 
 def grow(state: State, batch: Batch) -> Rows:
     """The batch's rows; users, items and event types without a row get one, with their first values."""
-    users, user_codes = _distinct(batch.users)
-    items, item_codes = _distinct(batch.items)
-    types, type_codes = _distinct(batch.types)
+    users, user_codes = distinct(batch.users)
+    items, item_codes = distinct(batch.items)
+    types, type_codes = distinct(batch.types)
     add_types(state, types)
     item_rows = _grow_items(state, items)
+    known_users = len(state.users)
+    user_rows = state.users.intern(users)
+    state.tally[0, ADMITTED] += len(state.users) - known_users
     return Rows(
         user_codes,
-        state.users.intern(users)[user_codes],
+        user_rows[user_codes],
         item_rows[item_codes],
         _type_rows(state.types, types)[type_codes],
     )
@@ -82,9 +85,12 @@ def add_types(state: State, names: list[str]) -> None:
 def _grow_items(state: State, values: list[str]) -> Int32:
     items, config, start = state.items, state.config, len(state.items)
     rows = items.intern(values)
-    if len(items) > start:
-        items["vector"][start:] = embedding.first_vectors(start, len(items), config.dim, 2 * config.seed)
-        items["input"][start:] = embedding.first_vectors(start, len(items), config.dim, 2 * config.seed + 1)
+    if (fresh := len(items) - start) > 0:
+        # By how many came before, not by row: rows are used again after an eviction, first vectors are not.
+        born = int(state.tally[1, ADMITTED])
+        items["vector"][start:] = embedding.first_vectors(born, born + fresh, config.dim, 2 * config.seed)
+        items["input"][start:] = embedding.first_vectors(born, born + fresh, config.dim, 2 * config.seed + 1)
+        state.tally[1, ADMITTED] += fresh
     return rows
 
 
@@ -92,7 +98,7 @@ def _type_rows(types: Table, names: list[str]) -> Int32:
     return np.array([types.index.get(name, 0) for name in names], np.int32)
 
 
-def _distinct(column: Coded) -> tuple[list[str], Int32]:
+def distinct(column: Coded) -> tuple[list[str], Int32]:
     """The strings that occur, in the order of their first appearance, and a code of each click into them, int32 [n].
 
     The column's own codes may point into more strings than occur, in any order: rows must not depend on that.

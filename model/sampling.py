@@ -100,11 +100,16 @@ def push_targets(rows: Int32, ring: Int32, pushed: Int64, which: int, counts: In
 
 
 class TargetRing:
-    """The last `sizes` = (long, short) targets of finished batches. `pushed` int64 [2] counts all that ever came."""
+    """The last `sizes` = (long, short) targets of finished batches.
+
+    `pushed` int64 [2]: how many went into each, those not counted whose items lost their rows. `seen` int64 [1]: how
+    many ever came.
+    """
 
     def __init__(self, sizes: tuple[int, int]) -> None:
         self.rings = tuple(np.zeros(size, np.int32) for size in sizes)
         self.pushed = np.zeros(2, np.int64)
+        self.seen = np.zeros(1, np.int64)
         self.norms = np.zeros(2, np.float64)
 
     def filled(self, which: int) -> Int32:
@@ -115,6 +120,23 @@ class TargetRing:
         """Count the targets rows int32 [n] in, oldest first."""
         for which, counts in enumerate((long_counts, short_counts)):
             push_targets(rows, self.rings[which], self.pushed, which, counts, self.norms)
+        self.seen += len(rows)
+
+    def renumber(self, numbers: Int32, long_counts: Int32, short_counts: Int32) -> None:
+        """Items have new rows, numbers int32 [old rows], -1 for those that are gone: their targets leave the rings.
+
+        The counts are those of the new rows.
+        """
+        for which, counts in enumerate((long_counts, short_counts)):
+            ring, first = self.rings[which], int(self.pushed[which]) % len(self.rings[which])
+            held = self.filled(which)
+            ordered = np.concatenate((held[first:], held[:first])) if len(held) == len(ring) else held
+            left = numbers[ordered]
+            left = left[left >= 0]
+            ring[: len(left)] = left
+            self.pushed[which] = len(left)
+            roots = np.sqrt(counts[counts > 0].astype(np.float64))
+            self.norms[which] = float((roots * np.sqrt(roots)).sum())
 
     def mixture(self) -> Float64:
         return shares(len(self.filled(0)), len(self.filled(1)))

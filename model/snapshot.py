@@ -13,18 +13,18 @@ from model.batch import Strings
 from model.config import LearnerConfig
 from model.learner import Learner
 from model.parts.neighbours import MEMBERS
-from model.state import State
+from model.state import LIMITED, State
 from model.table import Array, Table
 
-FORMAT = 3
+FORMAT = 4
 """Raised whenever an older reader could misread what a newer writer wrote."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """`parts`: arrays by part ("users", "items", "types", "chunks", "sessions", "weights", "rings") and name. `ids`: of
-    the rows of "users", "items", "types", in order. `meta`: plain values that JSON can carry: format, config, random
-    generators.
+    """`parts`: arrays by part ("users", "items", "types", "chunks", "sessions", "weights", "rings", "admission") and
+    name. `ids`: of the rows of "users", "items", "types", in order. `meta`: plain values that JSON can carry: format,
+    config, random generators.
 
     What `dump` returns are views: they change when the learner learns on. Copy or write them before that.
     """
@@ -39,14 +39,19 @@ def dump(learner: Learner) -> Snapshot:
     state = learner.state
     parts: dict[str, dict[str, Array]] = {name: rows.kept() for name, rows in state.columns().items()}
     parts["weights"] = dict(state.arrays())
-    parts["rings"] = {"long": state.ring.filled(0), "short": state.ring.filled(1), "pushed": state.ring.pushed}
+    parts["rings"] = _rings(state)
+    parts["admission"] = {
+        f"{name}_{kind}": array
+        for name, sketch in zip(LIMITED, state.sketches, strict=True)
+        for kind, array in (("seen", sketch.counts), ("noted", sketch.noted))
+    }
     meta = {
         "format": FORMAT,
         "config": state.config.to_dict(),
         "learn_random": state.learn_random.bit_generator.state,
         "score_random": state.score_random.bit_generator.state,
     }
-    return Snapshot(parts, {name: table.strings for name, table in _tables(state).items()}, meta)
+    return Snapshot(parts, {name: table.strings for name, table in state.tables().items()}, meta)
 
 
 def load(snapshot: Snapshot) -> Learner:
@@ -55,14 +60,17 @@ def load(snapshot: Snapshot) -> Learner:
         raise ValueError(f"snapshot format {snapshot.meta.get('format')!r}: this version reads format {FORMAT}")
     learner = Learner(LearnerConfig.from_dict(_entry(snapshot.meta, "config", "meta")))
     state = learner.state
-    for name, table in _tables(state).items():
-        _fill_table(name, table, _entry(snapshot.ids, name, "ids"), _entry(snapshot.parts, name, "parts"))
+    for name, table in state.tables().items():
+        # A table without a single id may be absent from the ids; the arrays, which are not, show it if it was lost.
+        ids = snapshot.ids.get(name, Strings.of([]))
+        _fill_table(name, table, ids, _entry(snapshot.parts, name, "parts"))
     for name in ("chunks", "sessions"):
         part = _entry(snapshot.parts, name, "parts")
         state.columns()[name].resize(max(map(len, part.values()), default=0))
         _fill_part(name, state.columns()[name].kept(), part)
     _fill_part("weights", dict(state.arrays()), _entry(snapshot.parts, "weights", "parts"))
     _fill_rings(state, _entry(snapshot.parts, "rings", "parts"))
+    _fill_sketches(state, _entry(snapshot.parts, "admission", "parts"))
     _check_rows(state)
     for name in ("learn_random", "score_random"):
         _fill_random(name, getattr(state, name), _entry(snapshot.meta, name, "meta"))
@@ -82,8 +90,9 @@ def digest(learner: Learner) -> str:
     return total.hexdigest()
 
 
-def _tables(state: State) -> dict[str, Table]:
-    return {"users": state.users, "items": state.items, "types": state.types}
+def _rings(state: State) -> dict[str, Array]:
+    ring = state.ring
+    return {"long": ring.filled(0), "short": ring.filled(1), "pushed": ring.pushed, "seen": ring.seen}
 
 
 def _entry(mapping: dict[str, Any], name: str, where: str) -> Any:
@@ -126,12 +135,17 @@ def _fill_rings(state: State, part: dict[str, Array]) -> None:
     if pushed.min() < 0:
         raise ValueError(f"snapshot array 'rings/pushed' is {pushed.tolist()}, but counts cannot be negative")
     state.ring.pushed[:] = pushed
-    wanted: dict[str, Array] = {
-        "long": state.ring.filled(0),
-        "short": state.ring.filled(1),
-        "pushed": state.ring.pushed,
-    }
-    _fill_part("rings", wanted, part)
+    _fill_part("rings", _rings(state), part)
+
+
+def _fill_sketches(state: State, part: dict[str, Array]) -> None:
+    for name, sketch in zip(LIMITED, state.sketches, strict=True):
+        noted = _entry(part, f"{name}_noted", "part 'admission'")
+        _check_array(f"admission/{name}_noted", noted, sketch.noted)
+        try:
+            sketch.load(_entry(part, f"{name}_seen", "part 'admission'"), noted)
+        except ValueError as error:
+            raise ValueError(f"snapshot array 'admission/{name}_seen' {error}") from error
 
 
 def _check_rows(state: State) -> None:

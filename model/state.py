@@ -10,14 +10,20 @@ from model.batch import Float32, Float64, Int64
 from model.config import LearnerConfig
 from model.drift import Signals
 from model.kernels import NEVER
+from model.limits import COPIES, ID_OVERHEAD_BYTES, PROCESS_BYTES, RowBytes, limits
 from model.parts import age, embedding, history, neighbours, own_items, popularity, transitions
 from model.parts.mixing import Layout, Mixing
 from model.parts.neighbours import Sessions
 from model.parts.own_items import OwnItems
 from model.sampling import TargetRing
-from model.table import Column, Columns, Table
+from model.sketch import DEPTH, Sketch
+from model.table import TOUCHED_BYTES, Column, Columns, Table
 
 MEANS = ("loss", "hit_ratio", "mrr", "popular_hit_ratio", "popular_mrr")
+ADMITTED, REFUSED, EVICTED = range(3)
+"""Columns of `State.tally`."""
+LIMITED = ("users", "items")
+"""The tables that have a cap, in the order of `State.tally`."""
 SCORED_HALF_LIFE = 2_000.0
 LEARNED_HALF_LIFE = 20_000.0
 
@@ -25,13 +31,19 @@ LEARNED_HALF_LIFE = 20_000.0
 class State:
     """The learner's whole state. Everything reachable from here is in a snapshot, but for columns that are not kept.
 
-    `now_ms` float64 [1]: the time of the newest click of a finished batch.
+    `now_ms` float64 [1]: the time of the newest click of a finished batch. Of users and items: `tally` int64 [2, 3] ids
+    that got a row, that were refused one (once per batch), rows evicted; `sketches` of the ids without a row;
+    `landmarks` int64 [2] where in the count of clicks learned, `clicks` int64 [1], worth is measured from (`eviction`).
+
+    `costs`: bytes per row. Raises `ValueError` when the config's budget of bytes is too small.
     """
 
     def __init__(self, config: LearnerConfig) -> None:
         self.config = config
-        self.users = Table(user_columns(config))
-        self.items = Table(item_columns(config))
+        self.costs = row_bytes(config)
+        self.limits = limits(config, self.costs)
+        self.users = Table(user_columns(config), self.limits.users.rows)
+        self.items = Table(item_columns(config), self.limits.items.rows)
         self.types = Table(embedding.type_columns())
         self.chunks = Columns(own_items.chunk_columns())
         self.sessions = Columns(neighbours.ring_columns())
@@ -46,6 +58,10 @@ class State:
         self.means = np.zeros((len(MEANS), 2))
         self.mean_priority = np.zeros(2)
         self.purse = np.zeros(1)
+        self.tally = np.zeros((len(LIMITED), 3), np.int64)
+        self.sketches = tuple(Sketch(config.admission_width) for _ in LIMITED)
+        self.clicks = np.zeros(1, np.int64)
+        self.landmarks = np.zeros(len(LIMITED), np.int64)
         self.learn_random = np.random.Generator(np.random.PCG64(config.seed))
         self.score_random = np.random.Generator(np.random.PCG64([config.seed, 1]))
 
@@ -71,6 +87,9 @@ class State:
             "means": self.means,
             "mean_priority": self.mean_priority,
             "purse": self.purse,
+            "tally": self.tally,
+            "clicks": self.clicks,
+            "landmarks": self.landmarks,
         }
 
     def columns(self) -> dict[str, Columns]:
@@ -82,6 +101,10 @@ class State:
             "chunks": self.chunks,
             "sessions": self.sessions,
         }
+
+    def tables(self) -> dict[str, Table]:
+        """Those of the above that have ids."""
+        return {"users": self.users, "items": self.items, "types": self.types}
 
     def readable(self) -> Readable:
         """What ranking needs, as it is now."""
@@ -99,6 +122,28 @@ class State:
             self.totals,
             self.now_ms,
         )
+
+    def occupancy(self) -> dict[str, dict[str, int]]:
+        """Of users and items: `rows`, `capacity`, and of all times `admitted`, `refused`, `evicted`; of `memory`: bytes
+        `used`, by estimate, and the `budget`, 0 for none.
+        """
+        capacities = (self.limits.users.rows, self.limits.items.rows)
+        found = {
+            name: {
+                "rows": len(self.columns()[name]),
+                "capacity": capacity,
+                **dict(zip(("admitted", "refused", "evicted"), tally.tolist(), strict=True)),
+            }
+            for name, capacity, tally in zip(LIMITED, capacities, self.tally, strict=True)
+        }
+        return found | {"memory": {"used": self.bytes_used(), "budget": self.limits.budget}}
+
+    def bytes_used(self) -> int:
+        """What the learner's process takes, by estimate: rows in use with their copies, and what does not grow."""
+        costs = self.costs
+        rows = len(self.users) * costs.user + len(self.items) * costs.item + len(self.chunks) * costs.chunk
+        text = self.users.text_bytes + self.items.text_bytes
+        return costs.fixed + COPIES * (rows + text) + ID_OVERHEAD_BYTES * (len(self.users) + len(self.items))
 
     def add_mean(self, name: str, total: float, weight: float, half_life: float) -> None:
         """Take `weight` more observations that sum to `total` into a decayed mean."""
@@ -144,7 +189,12 @@ class Readable:
 def user_columns(config: LearnerConfig) -> dict[str, Column]:
     """The columns of the user table, by part."""
     clicks = history.user_columns(config.sequence_length)
-    return clicks | own_items.user_columns() | neighbours.user_columns()
+    return clicks | own_items.user_columns() | neighbours.user_columns() | worth_column()
+
+
+def worth_column() -> dict[str, Column]:
+    """`worth`: what an eviction goes by, measured from the table's landmark on (`eviction`)."""
+    return {"worth": Column(0, np.float64)}
 
 
 def item_columns(config: LearnerConfig) -> dict[str, Column]:
@@ -157,4 +207,18 @@ def item_columns(config: LearnerConfig) -> dict[str, Column]:
     }
     counters = popularity.item_columns(len(config.half_lives_hours)) | age.item_columns() | own_items.item_columns()
     pairs = transitions.item_columns(config.transitions) | neighbours.item_columns(config.item_sessions)
-    return embedding.item_columns(config.dim) | counters | pairs | counts | scratch
+    return embedding.item_columns(config.dim) | counters | pairs | counts | scratch | worth_column()
+
+
+def row_bytes(config: LearnerConfig) -> RowBytes:
+    """What rows cost by their columns, and what does not grow with them: the process, sessions, rings, sketches."""
+    sessions = config.sessions * _bytes(neighbours.ring_columns())
+    rings = np.dtype(np.int32).itemsize * (config.long_ring + config.short_ring)
+    fixed = PROCESS_BYTES + COPIES * sessions + rings + len(LIMITED) * DEPTH * config.admission_width
+    return RowBytes(
+        _bytes(user_columns(config)), _bytes(item_columns(config)), _bytes(own_items.chunk_columns()), fixed
+    )
+
+
+def _bytes(columns: dict[str, Column]) -> int:
+    return sum(column.bytes for column in columns.values()) + 2 * TOUCHED_BYTES

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.batch import Int32, Strings, UInt8
+from model.batch import Int32, Int64, Strings, UInt8
 from model.kernels import kernel
 
 Array = npt.NDArray[Any]
+TOUCHED_BYTES = 5
+"""What it costs to note that a row changed, in one of two ways: a flag, and a place in the list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,11 @@ class Column:
     fill: float = 0.0
     kept: bool = True
     memory: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Of one row."""
+        return max(self.width, 1) * np.dtype(self.dtype).itemsize
 
     def allocate(self, rows: int) -> Array:
         """Room for `rows`, not filled: memory that nobody has touched yet costs nothing."""
@@ -53,6 +60,10 @@ class Touched:
         """Note rows; negative ones are no rows."""
         touch(rows.ravel(), self._flags, self._order, self._count)
 
+    def peek(self) -> Int32:
+        """The rows noted since the last `take`, a view."""
+        return self._order[: self._count[0]]
+
     def take(self) -> Int32:
         """The rows noted since the last call, int32, in the order of their first touch."""
         rows: Int32 = self._order[: self._count[0]].copy()
@@ -67,12 +78,15 @@ class Columns:
     A view taken before the rows grow keeps showing them as they were then: take it anew after `extend`. For whoever
     keeps a second copy, rows are noted in `remembered` when their memory of the stream changed, in `learned` when what
     was learned from it did; new rows are noted in both.
+
+    `most`: rows that there will hardly be more of (0: nobody knows): room is made for up to so many.
     """
 
-    def __init__(self, columns: Mapping[str, Column]) -> None:
+    def __init__(self, columns: Mapping[str, Column], most: int = 0) -> None:
         self.columns = dict(columns)
         self._size = 0
         self._capacity = 0
+        self._most = most
         self._arrays = {name: column.allocate(0) for name, column in self.columns.items()}
         self.learned = Touched()
         self.remembered = Touched()
@@ -106,6 +120,18 @@ class Columns:
             self.extend(size - self._size)
         self._size = size
 
+    def keep(self, rows: Int32) -> None:
+        """Let all rows go but these, ascending; they move up. Nothing is noted any more: whoever keeps a second copy
+        must take everything anew.
+        """
+        for noted in (self.learned, self.remembered):
+            noted.take()
+        if len(rows) == self._size:
+            return
+        for array in self._arrays.values():
+            array[: len(rows)] = array[rows]
+        self._size = len(rows)
+
     def touch_all(self) -> None:
         """Note that everything changed."""
         for noted in (self.learned, self.remembered):
@@ -115,7 +141,8 @@ class Columns:
         """Make room for all rows; the `used` first ones keep their values."""
         if self._size <= self._capacity:
             return
-        self._capacity = max(self._size, 2 * self._capacity, 64)
+        doubled = 2 * self._capacity
+        self._capacity = max(self._size, min(doubled, self._most) if self._most else doubled, 64)
         for name, column in self.columns.items():
             larger = column.allocate(self._capacity)
             larger[:used] = self._arrays[name][:used]
@@ -127,8 +154,8 @@ class Columns:
 class Table(Columns):
     """`Columns` whose rows have ids: `ids` in row order, `index` from id to row."""
 
-    def __init__(self, columns: Mapping[str, Column]) -> None:
-        super().__init__(columns)
+    def __init__(self, columns: Mapping[str, Column], most: int = 0) -> None:
+        super().__init__(columns, most)
         self.ids: list[str] = []
         self.index: dict[str, int] = {}
         self._text = np.empty(0, np.uint8)
@@ -144,6 +171,15 @@ class Table(Columns):
         """All ids in row order as one buffer, a view."""
         cuts = self._cuts[: len(self.ids) + 1]
         return Strings(self._text[: cuts[-1]], cuts)
+
+    @property
+    def text_bytes(self) -> int:
+        """UTF-8 bytes of all ids."""
+        return int(self._cuts[len(self.ids)])
+
+    def lengths(self) -> Int64:
+        """UTF-8 bytes of each id, int64 [n]."""
+        return np.diff(self._cuts[: len(self.ids) + 1])
 
     def lookup(self, values: Sequence[str]) -> Int32:
         """Rows of `values`, int32. Values without a row are numbered on from n in the order of their appearance: the
@@ -177,6 +213,20 @@ class Table(Columns):
         self._append_text(Strings.of(fresh) if text is None else text)
         self.ids.extend(fresh)
         self.extend(len(fresh))
+
+    def keep(self, rows: Int32) -> None:
+        if len(rows) < len(self.ids):
+            ids = self.ids
+            self.ids = [ids[row] for row in rows.tolist()]
+            self.index = dict(zip(self.ids, range(len(rows)), strict=True))
+            # Into new memory: a checkpoint may still be reading the old text, on another thread.
+            text = Strings.of(self.ids)
+            self._text, self._cuts = text.data.copy(), text.offsets
+        super().keep(rows)
+
+    def clear(self) -> None:
+        """Let all rows go."""
+        self.keep(np.empty(0, np.int32))
 
     def text(self, start: int) -> Strings:
         """The ids from row `start` on, encoded, a view."""

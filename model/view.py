@@ -8,7 +8,6 @@ import numpy as np
 
 from model import ranking
 from model.batch import Int32
-from model.config import LearnerConfig
 from model.learner import Learner
 from model.state import Readable
 from model.table import Column, Columns, Table
@@ -46,7 +45,7 @@ class ServingView:
         learner.view = self
         with self._lock:
             if self._read is None or everything:
-                self._read = _empty(learner.config, learner)
+                self._read = _emptied(self._read, learner)
                 whole = {name: np.arange(len(rows), dtype=np.int32) for name, rows in live.items()}
                 touched = {name: (rows, rows) for name, rows in whole.items()}
             _take_over(self._read, learner, touched)
@@ -62,10 +61,17 @@ class ServingView:
             return ranking.explain(self._read, user_id, item_id) if self._read else []
 
 
-def _empty(config: LearnerConfig, learner: Learner) -> Readable:
+def _emptied(read: Readable | None, learner: Learner) -> Readable:
+    """A copy without rows; in the memory of the last one, where that was of the same config."""
+    if read is not None and read.config == learner.config:
+        for rows in (read.users, read.items, read.types):
+            rows.clear()
+        for hanging in (read.chunks, read.sessions):
+            hanging.resize(0)
+        return read
     live = learner.state.readable()
     return Readable(
-        config,
+        learner.config,
         Table(_only(live.users, "users")),
         Table(_only(live.items, "items")),
         Table(_only(live.types, "types")),

@@ -14,12 +14,13 @@ from typing import Any
 
 import ray
 import structlog
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from stream.errors import ConfigError, HeadraceError, LearnerFailed, LearnerLost
+from stream import faultpoints
+from stream.errors import ConfigError, Diverged, HeadraceError, LearnerAway, LearnerFailed, LearnerLost
 from stream.events import CheckpointFailed, CheckpointRef, LearnReport, PlannedBatch, Position, Recommendation
 from stream.host import HostConfig, LearnerHost
-from stream.ray_link import RayConfig, connect, disconnect, rejoin, worker_environment
+from stream.ray_link import RayConfig, connect, disconnect, let_go, rejoin, worker_environment
 
 __all__ = ["RayConfig", "RayLearner", "connect", "disconnect"]
 
@@ -38,7 +39,8 @@ _UNREACHED = (RayError, ConnectionError)  # Ray Client says ConnectionError wher
 class _Actor(LearnerHost):
     """The host with Ray's concurrency groups on it: what reads, and what uploads, does not wait for what learns."""
 
-    def __init__(self, config: HostConfig) -> None:
+    def __init__(self, config: HostConfig, fault: str = "") -> None:
+        faultpoints.arm(fault)
         self._handed_over: SimpleQueue[Exception | None] = SimpleQueue()
         super().__init__(config)
 
@@ -73,19 +75,22 @@ class RayLearner:
     `recommend`, `explain` and `status` may be called by any thread.
     """
 
-    def __init__(self, config: HostConfig) -> None:
+    def __init__(self, config: HostConfig, fault: str = "") -> None:
+        """`fault`: where a test wants the first actor, and no later one, to die (see `faultpoints`)."""
         self._config = config
+        self._fault = fault
         self._actor: Any = None
         self._applies: deque[Any] = deque()
         self._checkpoints: deque[Any] = deque()
 
     def start(self) -> None:
-        """Begin a new, empty actor and wait until it answers."""
+        """Begin a new, empty actor and wait until it answers. Raises LearnerAway when the cluster cannot be reached."""
         self.close()
         try:
             environment = worker_environment(rejoin())
             options = _OPTIONS | ({"runtime_env": {"env_vars": environment}} if environment else {})
-            self._actor = ray.remote(**options)(_Actor).remote(self._config)
+            fault, self._fault = self._fault, ""
+            self._actor = ray.remote(**options)(_Actor).remote(self._config, fault)
             ray.get(self._actor.status.remote(), timeout=_START_SECONDS)
         except GetTimeoutError:
             self.close()  # else it would go on waiting for a CPU, and start when nobody wants it any more
@@ -94,7 +99,8 @@ class RayLearner:
             ) from None
         except (ConfigError, *_UNREACHED) as error:
             self.close()
-            raise LearnerFailed(f"the learner does not start: {error}") from error
+            away = not isinstance(error, RayActorError) and let_go()  # else it was reached, and died
+            raise (LearnerAway if away else LearnerFailed)(f"the learner does not start: {error}") from error
 
     def restore(self, manifest_key: str | None) -> Position:
         return self._ask("restore", manifest_key, seconds=None)  # type: ignore[no-any-return]
@@ -175,6 +181,8 @@ class RayLearner:
         try:
             report: LearnReport = ray.get(ref)
         except RayTaskError as error:
+            if isinstance(error.cause, Diverged):
+                raise error.cause from error
             log.error("learning a plan failed", error=str(error))  # noqa: TRY400 - it holds the actor's own traceback
             raise LearnerLost(f"learning a plan failed: {error.cause!r}") from error
         except _UNREACHED as error:

@@ -28,6 +28,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from stream.callers import Caller
 from stream.errors import ConfigError, HeadraceError
 from stream.events import Recommendation
 from stream.ports import Meter
@@ -97,7 +98,7 @@ class HttpDoor:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 _make_app(self._pages, meter),
-                http="h11",
+                http=Caller,
                 ws="none",
                 loop="asyncio",
                 lifespan="off",
@@ -105,7 +106,6 @@ class HttpDoor:
                 access_log=False,
                 server_header=False,
                 h11_max_incomplete_event_size=HEAD_BYTES_MAX,
-                limit_concurrency=512,
                 timeout_keep_alive=15,
                 timeout_graceful_shutdown=2,
             )

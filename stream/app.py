@@ -18,17 +18,19 @@ from typing import Self
 
 import structlog
 
-from stream import actor, wiring
+from stream import actor, faultpoints, wiring
 from stream.actor import RayConfig, RayLearner
 from stream.api import Answer, Health, HttpDoor
 from stream.clocks import SystemClock
-from stream.errors import ConfigError
+from stream.errors import ConfigError, Conflict, DrainIncomplete, StoreUnavailable
 from stream.events import LearnReport
 from stream.host import HostConfig
 from stream.kafka.source import KafkaDeadLetters, KafkaSource
 from stream.loop import Rhythm
 from stream.metrics import PrometheusMeter
 from stream.naming import Layout
+from stream.patience import Patience
+from stream.policy import Backoff
 from stream.ports import Clock, DeadLetters, EventSource, ObjectStore
 from stream.replay.source import FileDeadLetters, ReplaySource
 from stream.service import Doors, Orders, Service
@@ -47,6 +49,7 @@ def run(settings: Settings, replay: Path | None, rate: float | None, started: fl
     """
     if rate is not None and replay is None:
         raise ConfigError("--rate slows a --replay down; Kafka is read as fast as it is learned. Leave --rate away")
+    faultpoints.arm(faultpoints.wanted(os.environ))
     meter = PrometheusMeter()
     meter.set("headrace_build_info", 1, version=version("headrace"), python=platform.python_version())
     with ExitStack() as stack:
@@ -57,7 +60,7 @@ def run(settings: Settings, replay: Path | None, rate: float | None, started: fl
             log.info("listening", host=settings.http.host, port=door.start())
             stack.callback(door.close)
         store = wiring.open_store(settings)
-        layout = wiring.layout(settings, store)
+        layout = _layout(settings, store, meter, signals)
         meter.set("headrace_model_info", 1, lineage=layout.lineage, training_mode="stream")
         # Ray takes seconds to start: Kafka is reached, or the file is read, meanwhile.
         reaching = stack.enter_context(ThreadPoolExecutor(1, "headrace-open")).submit(_ends, settings, replay, rate)
@@ -81,7 +84,18 @@ def run(settings: Settings, replay: Path | None, rate: float | None, started: fl
                 replayed=recovered.replayed,
                 seconds=round(time.monotonic() - started, 2),
             )
-            service.run()
+            service.run(signals.take)  # a cluster that is joined anew brings its handlers along
+
+
+def _layout(settings: Settings, store: ObjectStore, meter: PrometheusMeter, signals: _Signals) -> Layout:
+    """Which lineage serves, once the store says so. Raises DrainIncomplete when asked to stop while it does not."""
+    patience = Patience(Backoff(), signals.asked.wait, meter)
+    try:
+        return patience.call("ask which lineage serves", lambda: wiring.layout(settings, store))
+    except (StoreUnavailable, Conflict) as error:
+        raise DrainIncomplete(
+            f"stopped as asked while waiting for the store, nothing was begun. The store's last word: {error}"
+        ) from error
 
 
 def _join_ray(config: RayConfig, signals: _Signals, thread: ThreadPoolExecutor) -> None:
@@ -114,8 +128,10 @@ def _service(
         settings.stream.dedupe_window,
         settings.stream.start,
         settings.stream.drain_seconds,
+        settings.stream.resume_from,
     )
-    service = Service(Doors(source, dead_letters, store, RayLearner(config), clock, meter), orders)
+    learner = RayLearner(config, faultpoints.wanted(os.environ))
+    service = Service(Doors(source, dead_letters, store, learner, clock, meter), orders)
     try:
         yield service
     finally:
@@ -189,6 +205,7 @@ class _Signals:
 
     def __init__(self) -> None:
         self.count = 0
+        self.asked = threading.Event()
         self.service: Service | None = None
 
     def __enter__(self) -> Self:
@@ -216,5 +233,6 @@ class _Signals:
         log.info(
             "stopping: draining and checkpointing; a second signal stops at once", signal=signal.Signals(number).name
         )
+        self.asked.set()
         if self.service is not None:
             self.service.stop()

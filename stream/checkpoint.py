@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from stream import faultpoints
 from stream.errors import CheckpointInvalid, NotFound, PreconditionFailed
 from stream.events import Totals
 from stream.naming import MANIFEST, Layout, is_safe, seq_of
@@ -72,13 +73,31 @@ def write(store: ObjectStore, layout: Layout, manifest: Manifest, files: Mapping
     """Put the parts in `files` (by part name), then `manifest` with them filled in, which is the answer.
 
     Creating the MANIFEST is the last act, and happens once: another one already there is left as it is, for it stands
-    for the same plans.
+    for the same plans. Raises CheckpointInvalid, and leaves no MANIFEST of its own, when parts were collected meanwhile
+    as those of a checkpoint that nobody would finish any more.
     """
     parts = tuple(_put_part(store, layout.checkpoint(manifest.seq), name, path) for name, path in sorted(files.items()))
     complete = Manifest(**{**_shallow(manifest), "parts": parts})
-    with suppress(PreconditionFailed):
-        store.put(layout.manifest(manifest.seq), msgspec.json.encode(complete), if_absent=True)
+    key = layout.manifest(manifest.seq)
+    faultpoints.reach("manifest")
+    try:
+        store.put(key, msgspec.json.encode(complete), if_absent=True)
+    except PreconditionFailed:
+        return complete
+    _take_back_if_torn(store, key, parts)
     return complete
+
+
+def _take_back_if_torn(store: ObjectStore, key: str, parts: tuple[Part, ...]) -> None:
+    try:
+        for part in parts:
+            store.head(part.key)
+    except NotFound as error:
+        store.delete(key)
+        raise CheckpointInvalid(
+            f"{key} is taken back: a part was collected while it was being written, which took longer than the grace "
+            "period (HEADRACE_STREAM_GC_GRACE_SECONDS)"
+        ) from error
 
 
 def read_manifest(store: ObjectStore, key: str) -> Manifest:

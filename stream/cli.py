@@ -68,6 +68,10 @@ def run(
     store: Store = None,
     lineage: Lineage = None,
     port: Annotated[int | None, typer.Option(help="Else HEADRACE_HTTP_PORT.", show_default=False)] = None,
+    resume_from: Annotated[
+        str | None,
+        typer.Option(help="When retention has passed what comes next: `stop` or `earliest`.", show_default=False),
+    ] = None,
 ) -> None:
     """Run the service: consume, learn, checkpoint, and answer /metrics, /healthz, /readyz and /v1/recommend.
 
@@ -75,7 +79,15 @@ def run(
     """
     from stream import app as service
 
-    settings = _settings({"kafka.topic": topic, "store.location": store, "store.lineage": lineage, "http.port": port})
+    settings = _settings(
+        {
+            "kafka.topic": topic,
+            "store.location": store,
+            "store.lineage": lineage,
+            "http.port": port,
+            "stream.resume_from": resume_from,
+        }
+    )
     service.run(settings, replay, rate, _STARTED)
 
 
@@ -279,7 +291,8 @@ def _say_verdict(verdict: Verdict) -> None:
     typer.echo(
         f"lineage {verdict.lineage}: {verdict.plans:,} plans, {verdict.trained:,} trained, "
         f"{verdict.rejected:,} rejected, {verdict.duplicates:,} duplicates, "
-        f"{verdict.absent:,} offsets never delivered, {verdict.archived:,} archived; "
+        f"{verdict.absent:,} offsets never delivered ({verdict.lost:,} lost to retention), "
+        f"{verdict.archived:,} archived; "
         f"{verdict.checkpoints} checkpoints; {verdict.objects:,} objects ({verdict.bytes:,} bytes) verified; "
         f"{verdict.orphans:,} orphans (harmless)"
     )
@@ -291,8 +304,10 @@ def _say_verdict(verdict: Verdict) -> None:
 
 
 def _brief(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's row for eighty columns: minutes (UTC), thousands apart, mebibytes, three decimals."""
-    shown = dict(row)
+    """A checkpoint's row for eighty columns: minutes (UTC), thousands apart, mebibytes, three decimals; without what
+    fits into JSON only.
+    """
+    shown = {name: value for name, value in row.items() if name != "occupancy"}
     shown["when"] = str(row.get("when") or "")[:16].replace("T", " ")
     shown["size"] = f"{(row.get('size') or 0) / 2**20:,.1f}M"
     for name, value in shown.items():

@@ -18,6 +18,10 @@ class SystemClock:
         """Seconds that never go back."""
         return time.monotonic()
 
+    def sleep(self, seconds: float) -> None:
+        """Give the processor away."""
+        time.sleep(seconds)
+
 
 class SimulatedClock:
     """A clock whose `now` is where a replayed stream stands, so that freshness and ages mean what they meant then.
@@ -36,6 +40,10 @@ class SimulatedClock:
     def monotonic(self) -> float:
         """Seconds that never go back."""
         return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Give the processor away, for real."""
+        time.sleep(seconds)
 
     def advance(self, seconds: float) -> None:
         """Move to `seconds` since the epoch. A time before 1970 or in the real future is no time, and ignored."""

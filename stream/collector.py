@@ -15,12 +15,12 @@ from itertools import groupby, takewhile
 
 import pyarrow.parquet as pq
 
-from stream import checkpoint, plans, staged
+from stream import checkpoint, faultpoints, plans, staged
 from stream.errors import NotFound, PreconditionFailed, StoreRefused
 from stream.events import Plan, StagedObject
 from stream.naming import MANIFEST, Layout, seq_of
 from stream.policy import CheckpointPolicy
-from stream.ports import Clock, ObjectInfo, ObjectStore
+from stream.ports import ObjectInfo, ObjectStore
 
 GROUP = 64
 """Plans per archive object."""
@@ -44,14 +44,15 @@ class Collector:
     store: ObjectStore
     layout: Layout
     policy: CheckpointPolicy
-    clock: Clock
 
     def collect(self) -> Collected:
         """Remove what lies below the oldest checkpoint kept and is older than the grace period."""
         kept = [seq for seq, _ in checkpoint.complete(self.store, self.layout)][-self.policy.kept :]
         if len(kept) < self.policy.kept:
             return Collected()
-        deadline = self.clock.now() - self.policy.grace_seconds
+        # The store's own time: a wall clock that jumps would collect what others are just reading.
+        now = self.store.head(self.layout.manifest(kept[-1])).modified
+        deadline = now - self.policy.grace_seconds
         group = [self._read(info.key) for info in self._oldest_group(below=kept[0], deadline=deadline)]
         archived = self._archive(group) if group and self.policy.archive else 0
         return Collected(self._clear(group) + self._clear_checkpoints(kept[0], deadline), archived)
@@ -96,6 +97,7 @@ class Collector:
         ]
         for key in keys:
             self.store.delete(key)
+            faultpoints.reach("collect")
         return len(keys)
 
     def _has(self, stored: StagedObject) -> bool:

@@ -7,13 +7,12 @@ next run writes again; a crash after it leaves a plan that the next run replays.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from stream import bounded, staged
+from stream import bounded, faultpoints, staged
 from stream.batching import Cut
 from stream.breaker import Breaker
 from stream.decode import DecodeRules, decode_chunk
@@ -22,9 +21,9 @@ from stream.errors import PreconditionFailed
 from stream.events import Decoded, PlannedBatch, PlannedRange, Reject, StagedObject
 from stream.naming import Layout
 from stream.patience import Patience
-from stream.planner import Planner
+from stream.planner import Head, Planner
 from stream.policy import spans
-from stream.ports import DeadLetters, ObjectStore
+from stream.ports import DeadLetters, Executor, ObjectStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class Desk:
     dead_letters: DeadLetters
     patience: Patience
     breaker: Breaker
-    stagers: ThreadPoolExecutor | None = None
+    stagers: Executor | None = None
 
 
 @dataclass(slots=True)
@@ -91,6 +90,10 @@ class Committer:
         """Raises Fenced when another writer has taken the lineage over."""
         self._planner.check()
 
+    def check_own(self, head: Head) -> None:
+        """Raises Fenced unless `head`, the newest plan that was found in the store, is the one written here last."""
+        self._planner.check_own(head)
+
     def commit(self, cut: Cut) -> Committed | Held:
         """Commit one batch, unless the breaker opens on it: then nothing is written.
 
@@ -102,19 +105,23 @@ class Committer:
             return Held(dict(self._next_offsets))
         deduped = self._window.split(decoded)
         watch.lap("decode")
+        faultpoints.reach("decode")
         tables = [staged.to_table(kept) for kept in deduped.ranges]
         ends = [chunk.end for chunk in cut.chunks]
         objects = self._stage_all(deduped.ranges, tables, ends)
         watch.lap("stage")
+        faultpoints.reach("stage")
         rejects = [reject for kept in decoded for reject in kept.rejects]
         if rejects:
             self._desk.patience.call("send dead letters", lambda: self._desk.dead_letters.send(rejects))
         watch.lap("dead_letter")
+        faultpoints.reach("dead-letter")
         ranges = tuple(
             self._range(kept, end, stored, repeated)
             for kept, end, stored, repeated in zip(deduped.ranges, ends, objects, deduped.duplicates, strict=True)
         )
         plan = self._planner.commit(ranges, cut.reason)
+        faultpoints.reach("plan")
         self._next_offsets.update(plan.next_offsets)
         self._window.advance(deduped.event_ids)
         watch.lap("plan")
@@ -128,8 +135,10 @@ class Committer:
         self, ranges: Sequence[Decoded], tables: Sequence[pa.Table], ends: Sequence[int]
     ) -> list[StagedObject | None]:
         jobs = list(zip(ranges, tables, ends, strict=True))
-        run: Callable[..., object] = self._desk.stagers.map if self._desk.stagers and len(jobs) > 1 else map
-        return list(run(lambda job: self._stage(*job), jobs))  # type: ignore[call-overload, no-any-return]
+        if self._desk.stagers is None or len(jobs) < 2:
+            return [self._stage(*job) for job in jobs]
+        staging = [self._desk.stagers.submit(self._stage, *job) for job in jobs]
+        return [each.result() for each in staging]
 
     def _stage(self, kept: Decoded, table: pa.Table, end: int) -> StagedObject | None:
         if not table.num_rows:

@@ -41,6 +41,10 @@ class LearnerFailed(HeadraceError):
     exit_code = 6
 
 
+class LearnerAway(LearnerFailed):
+    """The cluster that is to hold the learner is out of reach. While the service runs, it is waited for."""
+
+
 class DrainIncomplete(HeadraceError):
     """SIGTERM was obeyed, but the last checkpoint could not be written in time; nothing is lost, plans are replayed."""
 
@@ -65,6 +69,21 @@ class Conflict(HeadraceError):
 
 class LearnerLost(HeadraceError):
     """The learner's process is gone, and with it the state since the last checkpoint: restore and replay."""
+
+
+class Diverged(LearnerLost):
+    """Learning plan `seq` left a model that is no good any more, for `reason`: its state is given up.
+
+    At the second time, from a state restored anew, it is the batch: that one is set aside.
+    """
+
+    def __init__(self, seq: int, reason: str) -> None:
+        super().__init__(seq, reason)
+        self.seq = seq
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"learning plan {self.seq} diverged: {self.reason}"
 
 
 class CheckpointInvalid(HeadraceError):

@@ -16,7 +16,7 @@ Headers = Sequence[tuple[str, bytes | None]]
 Span = tuple[int, int]
 """Offsets [start, end)."""
 
-CutReason = Literal["rows", "bytes", "age", "drain", "fence"]
+CutReason = Literal["rows", "bytes", "age", "drain", "fence", "gap"]
 RejectReason = Literal[
     "null_value",
     "too_large",
@@ -170,7 +170,7 @@ class PlannedBatch:
     """A committed plan with its clicks, ready for the learner.
 
     `event_ids`: those of the batch that have one, in order; they enter the dedupe window.
-    `sha256`: of the plan's bytes.
+    `sha256`: of the plan's bytes. `aside`: why the clicks are not to be learned; empty: they are.
     """
 
     plan: Plan
@@ -179,15 +179,17 @@ class PlannedBatch:
     event_ids: Strings
     rejected: int
     duplicates: int
+    aside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Events by outcome since the lineage began."""
+    """Events by outcome since the lineage began. `aside`: valid clicks of batches at which learning diverged."""
 
     trained: int = 0
     rejected: int = 0
     duplicates: int = 0
+    aside: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +212,10 @@ class LearnReport:
     """What the learner says after one plan. `already_applied`: it had it, nothing changed, the other figures are empty.
 
     `seconds`: wall time by step. `rows`: table sizes by table name. `quality`: decayed means by name
-    (`loss`, `hit_ratio`, `mrr`, `popular_hit_ratio`, `popular_mrr`). `drift`: score by signal. `newest_ms`: event time
-    of the newest click of the batch, 0 when it is empty.
+    (`loss`, `hit_ratio`, `mrr`, `popular_hit_ratio`, `popular_mrr`). `drift`: score by signal. `occupancy`: how full
+    `users` and `items` are and what became of ids since the lineage began (`rows`, `capacity`, `admitted`, `refused`,
+    `evicted`), and `memory` in bytes (`used`, `budget`). `newest_ms`: event time of the newest click of the batch, 0
+    when it is empty. `aside`: clicks that were set aside instead of learned.
     """
 
     seq: int
@@ -222,7 +226,9 @@ class LearnReport:
     rows: Mapping[str, int] = field(default_factory=dict)
     quality: Mapping[str, float] = field(default_factory=dict)
     drift: Mapping[str, float] = field(default_factory=dict)
+    occupancy: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     newest_ms: int = 0
+    aside: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,7 @@ class Figures:
         self.seq = report.seq
         self._state(report, report.learned)
         self._meter.add("headrace_learned_events_total", report.learned.clicks)
+        self._meter.add("headrace_withheld_events_total", report.learned.withheld)
         if report.seq <= self._counted:
             self._meter.add("headrace_replayed_plans_total", report.learned.clicks > 0)
             return
@@ -113,6 +114,7 @@ class Figures:
         self.delay = now - arrived
         self._meter.observe("headrace_arrival_to_trained_seconds", self.delay)
         self._meter.add("headrace_events_total", learned.clicks, outcome="trained")
+        self._meter.add("headrace_events_total", report.aside, outcome="aside")
         self._meter.add("headrace_events_total", rejected, outcome="rejected")
         self._meter.add("headrace_events_total", duplicates, outcome="duplicate")
         self._meter.add("headrace_scored_events_total", scores.scored)
@@ -136,11 +138,22 @@ class Figures:
             self._meter.set("headrace_drift_score", score, signal=signal)
         for table, rows in report.rows.items():
             self._meter.set("headrace_table_rows", rows, table=table)
+        self._occupied(report.occupancy)
         self._meter.set("headrace_learned_seq", report.seq)
         if learned.clicks:
             self.trained_at = self._clock.now()
             self._meter.set("headrace_last_trained_timestamp_seconds", self.trained_at)
         self._newest_ms = max(self._newest_ms, report.newest_ms)
+
+    def _occupied(self, occupancy: Mapping[str, Mapping[str, int]]) -> None:
+        for table, found in occupancy.items():
+            if table == "memory":
+                for kind in ("used", "budget"):
+                    self._meter.set("headrace_model_bytes", found[kind], kind=kind)
+                continue
+            self._meter.set("headrace_table_capacity_rows", found["capacity"], table=table)
+            for outcome in ("admitted", "refused", "evicted"):
+                self._meter.set("headrace_table_ids", found[outcome], table=table, outcome=outcome)
 
     def _age(self, stage: str, event_ms: int) -> None:
         if event_ms:

@@ -22,13 +22,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from model import kernels, snapshot
+from model import health, kernels, snapshot
 from model.batch import Learned, Scores, Strings
 from model.config import LearnerConfig
 from model.learner import Learner
 from model.view import ServingView
-from stream import checkpoint
-from stream.errors import CheckpointInvalid, LearnerFailed
+from stream import checkpoint, faultpoints
+from stream.errors import CheckpointInvalid, Diverged, LearnerFailed
 from stream.events import CheckpointRef, LearnReport, PlannedBatch, Position, Recommendation, Totals
 from stream.freeze import Frozen, WriterCrashed, scratch
 from stream.naming import Layout
@@ -43,12 +43,16 @@ UNSCORED = Scores(0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class HostConfig:
-    """What the learner's process is begun with. `window`: event ids kept for dedupe."""
+    """What the learner's process is begun with.
+
+    `window`: event ids kept for dedupe. `fork`: whether a checkpoint may be frozen by a fork, where there is one.
+    """
 
     learner: LearnerConfig
     layout: Layout
     store: ObjectStore
     window: int
+    fork: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ class LearnerHost:
     def __init__(self, config: HostConfig) -> None:
         self._config = config
         self._begun: deque[_Begun] = deque()
-        self._fork_is_safe = True
+        self._fork_is_safe = config.fork
         self.restore(None)
 
     def restore(self, manifest_key: str | None) -> Position:
@@ -97,8 +101,13 @@ class LearnerHost:
         return self._position
 
     def apply(self, planned: PlannedBatch) -> LearnReport:
-        """Score the batch, then learn it. Raises LearnerFailed when it does not follow on what has been learned."""
+        """Score the batch, then learn it; one that is set aside is only counted.
+
+        Raises LearnerFailed when it does not follow on what has been learned; Diverged when the model is no good after
+        it, and LearnerFailed from then on, until `restore`.
+        """
         plan = planned.plan
+        self._check_sound()
         if plan.seq <= self._position.seq:
             return LearnReport(plan.seq, already_applied=True)
         if plan.seq != self._position.seq + 1 or plan.previous_sha256 != self._position.plan_sha256:
@@ -106,14 +115,13 @@ class LearnerHost:
                 f"plan {plan.seq} does not follow on plan {self._position.seq}: refused, so that nothing is learned "
                 "out of order"
             )
-        report = (
-            self._learn(planned) if len(planned.batch) else self._report(plan.seq, Learned(0, math.nan, 0, 0), UNSCORED)
-        )
+        report = self._learn(planned) if len(planned.batch) and not planned.aside else self._pass_over(planned)
         self._advance(planned)
         return report
 
     def begin_checkpoint(self) -> None:
-        """Freeze the state as it is now. Returns as soon as learning may go on."""
+        """Freeze the state as it is now. Returns as soon as learning may go on. Raises LearnerFailed once diverged."""
+        self._check_sound()
         since = time.monotonic()
         dumped = snapshot.dump(self._learner)
         files = {**dumped.parts, STREAM_PART: self._stream_arrays()}
@@ -121,6 +129,7 @@ class LearnerHost:
         frozen = Frozen(lambda: write_arrays(files, folder), fork=self._fork_is_safe)
         manifest = self._manifest()
         stall = time.monotonic() - since
+        faultpoints.reach("freeze")
         self._begun.append(_Begun(frozen, folder, dumped.ids, dumped.meta, manifest, since, stall))
 
     def finish_checkpoint(self) -> CheckpointRef:
@@ -153,6 +162,7 @@ class LearnerHost:
             "seq": self._position.seq,
             "pid": os.getpid(),
             "rows": self._learner.rows(),
+            "occupancy": self._learner.occupancy(),
             "config": self._learner.config.to_dict(),
             "compiled": kernels.compiled(),
         }
@@ -176,9 +186,18 @@ class LearnerHost:
         """What the user's past clicks add to `product_id`'s score, by the item clicked, strongest first."""
         return [Recommendation(item, weight) for item, weight in self._view.explain(user_id, product_id)]
 
+    def _check_sound(self) -> None:
+        if self._diverged is not None:
+            raise LearnerFailed(f"this state is given up ({self._diverged}): restore a checkpoint")
+
+    def _pass_over(self, planned: PlannedBatch) -> LearnReport:
+        report = self._report(planned.plan.seq, Learned(0, math.nan, 0, 0), UNSCORED)
+        return replace(report, aside=len(planned.batch) if planned.aside else 0)
+
     def _reset(self, learner: Learner, position: Position) -> None:
         self._learner = learner
         self._position = position
+        self._diverged: Diverged | None = None
         self._window = deque([position.window])
         self._view = ServingView()
         self._view.publish(learner)
@@ -188,8 +207,13 @@ class LearnerHost:
         started = time.perf_counter()
         scores = self._learner.score(batch)
         scored = time.perf_counter()
+        faultpoints.reach("apply")
         learned = self._learner.learn(batch)
+        if (reason := health.ailment(self._learner, learned)) is not None:
+            self._diverged = Diverged(planned.plan.seq, reason)
+            raise self._diverged
         done = time.perf_counter()
+        faultpoints.reach("publish")
         self._view.publish(self._learner)
         published = time.perf_counter()
         seconds = {"score": scored - started, "learn": done - scored, "publish": published - done}
@@ -200,15 +224,22 @@ class LearnerHost:
         """How the model stands, with what a plan did to it."""
         model = self._learner
         return LearnReport(
-            seq, learned=learned, scores=scores, rows=model.rows(), quality=model.quality(), drift=model.drift()
+            seq,
+            learned=learned,
+            scores=scores,
+            rows=model.rows(),
+            quality=model.quality(),
+            drift=model.drift(),
+            occupancy=model.occupancy(),
         )
 
     def _advance(self, planned: PlannedBatch) -> None:
         before = self._position
         totals = Totals(
-            before.totals.trained + len(planned.batch),
+            before.totals.trained + (0 if planned.aside else len(planned.batch)),
             before.totals.rejected + planned.rejected,
             before.totals.duplicates + planned.duplicates,
+            before.totals.aside + (len(planned.batch) if planned.aside else 0),
         )
         self._window.append(planned.event_ids)
         self._trim_window()
@@ -254,6 +285,7 @@ class LearnerHost:
             "last_updated": datetime.now(UTC).isoformat(timespec="seconds"),
             "total_training_samples": position.totals.trained,
             "quality": quality,
+            "occupancy": self._learner.occupancy(),
         }
         return checkpoint.Manifest(
             checkpoint.FORMAT,

@@ -64,8 +64,9 @@ class _Folder:
 def checkpoints(store: ObjectStore, layout: Layout) -> list[dict[str, Any]]:
     """One row per complete checkpoint, newest first, from its MANIFEST and the listing; no part is read.
 
-    `loss`, `hr20`, `mrr20`: decayed means when it was taken, None before there were any. `size`: bytes. `state`: "ok",
-    or what is damaged; `headrace verify` reads every byte.
+    `loss`, `hr20`, `mrr20`: decayed means when it was taken, None before there were any. `occupancy`: how full the
+    tables were, as in `LearnReport`. `size`: bytes. `state`: "ok", or what is damaged; `headrace verify` reads every
+    byte.
     """
     folders: dict[str, _Folder] = {}
     for info in store.list(layout.checkpoints):
@@ -181,6 +182,7 @@ def _columns(
         "loss": _rounded(metadata.get("final_loss")),
         "hr20": _rounded(quality.get("hit_ratio")),
         "mrr20": _rounded(quality.get("mrr")),
+        "occupancy": metadata.get("occupancy"),
         "size": size,
         "state": state,
     }

@@ -7,7 +7,6 @@ the learner back) runs on the executor, one job at a time, in order. Numbers in 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -16,22 +15,33 @@ from typing import Any
 
 import structlog
 
+from stream import faultpoints
+from stream.aside import Asides
 from stream.batching import Batcher, CutPolicy, PressurePolicy
 from stream.breaker import BreakerPolicy
 from stream.collector import Collector, tolerant
 from stream.committer import Committed, Committer, Held
-from stream.errors import HeadraceError, LearnerFailed, LearnerLost, SourceRefused, StoreUnavailable
+from stream.errors import (
+    Diverged,
+    HeadraceError,
+    LearnerAway,
+    LearnerFailed,
+    LearnerLost,
+    SourceRefused,
+    StoreUnavailable,
+)
 from stream.events import CheckpointFailed, CheckpointRef, LearnReport
 from stream.figures import Figures
 from stream.gate import Gate
 from stream.policy import CheckpointCadence, CheckpointPolicy
 from stream.ports import Clock, EventSource, Executor, LiveLearner
-from stream.recovery import Archive, recover
+from stream.recovery import Archive, Replaying, recover
 
 log = structlog.get_logger()
 STORE_SECONDS = 10.0
 """A commit that takes longer than this waits for the store: clicks are not being learned."""
 _BREATH_SECONDS = 0.005
+_AWAY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +50,8 @@ class Rhythm:
 
     `poll_events`: at most this many messages a poll. `idle_seconds`: how long a poll may wait when there is nothing
     else to do; `busy_seconds`: when there is. `in_flight`: plans handed to the learner and not yet learned.
-    `revivals`: how often in a row the learner may die without learning a plan before the loop gives up.
+    `revivals`: how often in a row the learner may die without learning a plan before the loop gives up;
+    `cluster_seconds`: how long a cluster that was lost with it is waited for.
     """
 
     cut: CutPolicy = field(default_factory=CutPolicy)
@@ -55,6 +66,7 @@ class Rhythm:
     tick_seconds: float = 1.0
     partitions_seconds: float = 60.0
     check_seconds: float = 15.0
+    cluster_seconds: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +81,7 @@ class Crew:
     learner: LiveLearner
     committer: Committer
     archive: Archive
+    asides: Asides
     collector: Collector
     executor: Executor
     janitor: Executor
@@ -139,7 +152,7 @@ class Loop:
         self._settle_revival()
         self._collect_reports(0.05 if draining else 0.0)
         if draining and not self._crew.learner.in_flight():
-            time.sleep(_BREATH_SECONDS)  # what is waited for runs on another thread, which needs the processor
+            self._crew.clock.sleep(_BREATH_SECONDS)  # what is waited for runs on another thread, which needs the processor
         self._commit_if_due(now, draining=draining)  # 6 to 9
         self._checkpoint_if_due(now)  # 11
         self._check_if_idle(now)
@@ -152,6 +165,7 @@ class Loop:
             return
         try:
             self._crew.learner.begin_checkpoint()
+            faultpoints.reach("checkpoint")
         except LearnerLost as lost:
             self._revive(lost)
             return
@@ -172,6 +186,7 @@ class Loop:
         for chunk in self._crew.source.poll(self._rhythm.poll_events, wait):
             self._batcher.add(chunk)
             self._polled[chunk.partition] = chunk.end
+            faultpoints.reach("poll")
 
     def _admit_new_partitions(self) -> None:
         """A partition that was added is read from its beginning: nothing was published to it before it existed."""
@@ -217,6 +232,7 @@ class Loop:
         reason = self._batcher.due(now) or ("drain" if draining or self._crew.source.exhausted() else None)
         cut = self._batcher.cut(reason) if reason else None  # 7
         if cut is not None:
+            faultpoints.reach("cut")
             self._commit_begun = now
             self._committing = self._crew.executor.submit(self._crew.committer.commit, cut)
 
@@ -236,6 +252,7 @@ class Loop:
         if self._reviving is None:
             try:
                 self._crew.learner.submit(committed.planned)
+                faultpoints.reach("submit")
             except LearnerLost as lost:
                 self._revive(lost)
 
@@ -260,6 +277,7 @@ class Loop:
         self._crew.figures.checkpointed(report)
         if isinstance(report, CheckpointRef):
             self._crew.source.commit(report.next_offsets)  # 12
+            faultpoints.reach("commit")
             if self._collecting is None or self._collecting.done():
                 self._collecting = self._crew.janitor.submit(self._collect_garbage)  # 14
         else:
@@ -275,20 +293,41 @@ class Loop:
 
     def _revive(self, lost: LearnerLost) -> None:
         """Begin to bring the learner back, behind a commit that may be under way."""
-        self._deaths += 1
+        diverged = lost if isinstance(lost, Diverged) else None
+        self._deaths += diverged is None  # a batch that diverges is set aside at the second time: that ends by itself
         log.error("learner lost, bringing it back", error=str(lost), in_a_row=self._deaths)
         self._crew.figures.learner_lost()
         if self._deaths > self._rhythm.revivals:
             raise LearnerFailed(f"the learner was lost {self._deaths} times in a row without learning a plan: {lost}")
         self._checkpointing = False
-        self._reviving = self._crew.executor.submit(self._bring_back)
+        self._reviving = self._crew.executor.submit(self._bring_back, diverged)
 
-    def _bring_back(self) -> list[LearnReport]:
+    def _bring_back(self, diverged: Diverged | None) -> list[LearnReport]:
         """What the learner said of each plan replayed: counted by the loop, which may first have to settle a commit."""
-        self._crew.learner.start()
+        if diverged is not None:
+            self._crew.asides.diverged(diverged)
+        self._start_learner()
         reports: list[LearnReport] = []
-        recover(self._crew.archive, self._crew.learner, self._rhythm.in_flight, reports.append)
+        replaying = Replaying(self._rhythm.in_flight, reports.append, self._crew.asides.reasons)
+        recovered = recover(self._crew.archive, self._crew.learner, replaying)
+        self._crew.committer.check_own(recovered.head)
         return reports
+
+    def _start_learner(self) -> None:
+        """A cluster that was lost with the learner is waited for: that it is away now does not say that it stays away.
+
+        Raises LearnerAway when it does.
+        """
+        until = self._crew.clock.monotonic() + self._rhythm.cluster_seconds
+        while True:
+            try:
+                self._crew.learner.start()
+                return
+            except LearnerAway as away:
+                if self._crew.closing() or self._crew.clock.monotonic() > until:
+                    raise
+                log.warning("the learner's cluster is away, trying again", error=str(away))
+                self._crew.clock.sleep(_AWAY_SECONDS)
 
     def _settle_revival(self) -> None:
         if self._reviving is None or self._committing is not None or not self._reviving.done():

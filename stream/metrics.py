@@ -36,6 +36,7 @@ AGES: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 86_400, 6
 
 STEPS: Final = ("decode", "stage", "dead_letter", "plan", "assemble", "score", "learn", "publish")
 TABLES: Final = ("users", "items", "types")
+LIMITED_TABLES: Final = ("users", "items")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +59,16 @@ METRICS: Final = (
         "headrace_events_total",
         "counter",
         "Events by outcome, each counted once, when its plan has been learned; replays do not count again.",
-        {"outcome": ("trained", "rejected", "duplicate")},
+        {"outcome": ("trained", "rejected", "duplicate", "aside")},
     ),
     Metric("headrace_rejects_total", "counter", "Rejected events by reason.", {"reason": get_args(RejectReason)}),
     Metric("headrace_batches_total", "counter", "Batches by what cut them.", {"cut": get_args(CutReason)}),
-    Metric("headrace_learned_events_total", "counter", "Clicks that the learner learned, replays included."),
+    Metric("headrace_learned_events_total", "counter", "Clicks that the learner took in, replays included."),
+    Metric(
+        "headrace_withheld_events_total",
+        "counter",
+        "Of those, clicks that taught nothing, because their user or item has no row and waits for admission.",
+    ),
     Metric("headrace_scored_events_total", "counter", "Clicks that were ranked before they were learned."),
     Metric("headrace_replayed_plans_total", "counter", "Plans learned again from staging after a restart."),
     Metric("headrace_dead_letters_total", "counter", "Rejects written to the dead-letter topic, repeats included."),
@@ -80,6 +86,19 @@ METRICS: Final = (
         {"signal": ("loss", "new_item_share", "popularity_shift")},
     ),
     Metric("headrace_table_rows", "gauge", "Rows of the model's tables.", {"table": TABLES}),
+    Metric("headrace_table_capacity_rows", "gauge", "Most rows that a table may have.", {"table": LIMITED_TABLES}),
+    Metric(
+        "headrace_table_ids",
+        "gauge",
+        "What became of ids since the lineage began: got a row, were refused one (once per batch), lost it.",
+        {"table": LIMITED_TABLES, "outcome": ("admitted", "refused", "evicted")},
+    ),
+    Metric(
+        "headrace_model_bytes",
+        "gauge",
+        "Memory of the learner's process: in use, by estimate from the rows, and the budget (0: none).",
+        {"kind": ("used", "budget")},
+    ),
     Metric("headrace_new_entities_total", "counter", "Users and items seen first.", {"kind": ("user", "item")}),
     # How fresh and how fast.
     Metric(
@@ -120,7 +139,13 @@ METRICS: Final = (
     Metric("headrace_checkpoint_invalid_total", "counter", "Checkpoints that did not verify; an older one was taken."),
     # What went wrong and passed.
     Metric("headrace_learner_restarts_total", "counter", "Learner processes lost and begun again."),
+    Metric(
+        "headrace_batches_set_aside_total",
+        "counter",
+        "Batches at which learning diverged twice: their clicks are not learned. Look at aside/ in the store.",
+    ),
     Metric("headrace_store_retries_total", "counter", "Calls to the store tried again."),
+    Metric("headrace_staged_refetched_total", "counter", "Staged objects lost, and made again from the source."),
     Metric("headrace_garbage_objects_total", "counter", "Objects removed below the oldest checkpoint kept."),
     Metric("headrace_archived_events_total", "counter", "Clicks moved into the archive."),
     # The service.

@@ -59,6 +59,15 @@ class Layout:
         return f"{self.root}/archive/"
 
     @property
+    def asides(self) -> str:
+        """Prefix of the records of batches that were set aside."""
+        return f"{self.root}/aside/"
+
+    def aside(self, seq: int) -> str:
+        """The record of the plan of `seq`, whose clicks are not learned."""
+        return f"{self.asides}{seq:020d}.json"
+
+    @property
     def probes(self) -> str:
         """Prefix of the start-up probe's objects, which it removes again."""
         return join(self.prefix, "probe") + "/"

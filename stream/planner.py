@@ -17,9 +17,9 @@ from stream.patience import Patience
 from stream.ports import Clock, ObjectStore
 
 ASLEEP_SECONDS = 30.0
-"""After a longer pause than this the planner looks whether it has been replaced meanwhile.
+"""When it is longer since the plan before, the planner looks whether it has been replaced meanwhile.
 
-Far below any grace period.
+Far below any grace period: what is collected before this is over was replaced at least a grace period ago.
 """
 
 
@@ -61,20 +61,33 @@ class Planner:
         return self._create(ranges, cut, self.head.epoch)
 
     def check(self) -> None:
-        """Look, while there is nothing to plan, whether another writer has planned: an idle service is Fenced too."""
+        """Look, while there is nothing to plan, whether another writer has planned: an idle service is Fenced too.
+
+        One that slept while the other went far on finds the next slot empty again, and its own newest plan gone.
+        """
         key = self._slots.layout.plan(self.head.seq + 1)
         try:
             found = plans.decode(plans.read(self._slots.store, key), key)
         except NotFound:
+            self._check_not_overslept()
             return
         raise Fenced(
             f"plan {found.seq} of lineage {found.lineage} was written by another process (epoch {found.epoch}). This "
             "process has been replaced and stops; make sure that only one runs."
         )
 
+    def check_own(self, found: Head) -> None:
+        """Raises Fenced unless `found`, the newest plan in the store, is our own newest."""
+        if found != self.head:
+            raise Fenced(
+                f"the newest plan of lineage {self._slots.layout.lineage} is {found.seq} (epoch {found.epoch}), and our "
+                f"own is {self.head.seq} (epoch {self.head.epoch}): this process has been replaced and stops; make sure "
+                "that only one runs."
+            )
+
     def _create(self, ranges: tuple[PlannedRange, ...], cut: CutReason, epoch: int) -> Plan:
         slots, head = self._slots, self.head
-        if slots.clock.monotonic() - self._wrote > ASLEEP_SECONDS and head.seq >= 0:
+        if slots.clock.monotonic() - self._wrote > ASLEEP_SECONDS:
             slots.patience.call(f"look for plan {head.seq}", self._check_not_overslept)
         plan = Plan(
             slots.layout.lineage,
@@ -89,14 +102,30 @@ class Planner:
         )
         data = plans.encode(plan)
         slots.patience.call(f"create plan {plan.seq}", lambda: self._put(plan, data))
+        if slots.clock.monotonic() - self._wrote > ASLEEP_SECONDS:
+            slots.patience.call(f"look for plan {head.seq}", lambda: self._keep_or_take_back(plan))
         self.head = Head(plan.seq, plans.sha256(data), epoch)
         self._wrote = slots.clock.monotonic()
         return plan
+
+    def _keep_or_take_back(self, plan: Plan) -> None:
+        """After a long while: the slot was empty, but because its plan had been collected? Then ours goes again.
+
+        Looking before does not suffice: a request can be under way for as long as a process can sleep.
+        """
+        try:
+            self._check_not_overslept()
+        except Fenced:
+            self._slots.store.delete(self._slots.layout.plan(plan.seq))
+            raise
 
     def _check_not_overslept(self) -> None:
         """A writer that slept (stopped, swapped out) while another took over, went on, and collected its garbage would
         find its slot empty again. But then its own newest plan is gone as well, which nobody else would remove.
         """
+        if self.head.seq < 0:
+            self._check_still_first()
+            return
         key = self._slots.layout.plan(self.head.seq)
         try:
             self._slots.store.head(key)
@@ -105,6 +134,16 @@ class Planner:
                 f"{key}, this process's newest plan, has been collected by another one: this process slept while it "
                 "was replaced, and stops; make sure that only one runs."
             ) from None
+
+    def _check_still_first(self) -> None:
+        """Before the first plan: nobody's later plan may be there."""
+        layout = self._slots.layout
+        later = next((info.key for info in self._slots.store.list(layout.plans, layout.plan(0))), None)
+        if later is not None:
+            raise Fenced(
+                f"{later} is there: this process slept while another one began the lineage, and stops; make sure that "
+                "only one runs."
+            )
 
     def _put(self, plan: Plan, data: bytes) -> None:
         key = self._slots.layout.plan(plan.seq)

@@ -31,6 +31,22 @@ class Clock(Protocol):
     def monotonic(self) -> float:
         """Seconds that never go back, for ages and intervals."""
 
+    def sleep(self, seconds: float) -> None:
+        """Give the processor away for so long, as `monotonic` counts."""
+
+
+class Lookout(Protocol):
+    """A flag that is raised once, and that can be waited for."""
+
+    def set(self) -> None:
+        """Raise it."""
+
+    def is_set(self) -> bool:
+        """Whether it is raised."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is raised, at most `timeout` seconds; whether it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
@@ -193,7 +209,7 @@ class Meter(Protocol):
 
 
 class Executor(Protocol):
-    """Runs blocking work beside the poll loop: one job at a time, in the order of submission."""
+    """Runs blocking work beside the poll loop. With one thread: one job at a time, in the order of submission."""
 
     def submit(self, fn: Any, /, *args: Any) -> Future[Any]:
         """Queue `fn(*args)`."""

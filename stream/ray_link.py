@@ -7,8 +7,7 @@ import os
 import re
 import socket
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ import structlog
 from ray._private import ray_logging
 from ray.exceptions import AuthenticationError, RayError
 
+from stream import ray_own
 from stream.errors import ConfigError
 
 log = structlog.get_logger()
@@ -95,9 +95,20 @@ def rejoin() -> RayConfig:
 
 def disconnect() -> None:
     """Leave Ray; one that we started ends. Idempotent."""
-    global _joined  # noqa: PLW0603 - see there
-    _joined = None
+    global _joined
+    left, _joined = _joined, None
+    _leave(left)
+
+
+def let_go() -> bool:
+    """Leave a cluster that is out of reach, so that `rejoin` connects anew: one that came back is another one to Ray.
+
+    False for our own Ray, which does not come back.
+    """
+    if _joined is None or _joined.is_ours:
+        return False
     ray.shutdown()
+    return True
 
 
 def worker_environment(config: RayConfig) -> Mapping[str, str]:
@@ -112,34 +123,38 @@ def _join(config: RayConfig) -> None:
             _init(config)
             return
         except (RayError, RuntimeError, ValueError, OSError) as error:
-            ray.shutdown()  # a client that was refused stays half connected otherwise
+            _leave(config)  # a client that was refused stays half connected otherwise
             if attempt == _ATTEMPTS or not _is_fork_race(error):
                 raise ConfigError(_explained(config, error)) from error
             log.warning("Ray Client's server died as it started, trying again", attempt=attempt)
 
 
+def _leave(config: RayConfig | None) -> None:
+    if config is not None and config.is_ours:
+        ray_own.end()
+    else:
+        ray.shutdown()
+
+
 def _init(config: RayConfig) -> None:
-    with _environment(_WORKER if config.is_ours else {}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Ray Client connection timed out")  # our error says more
-        ray.init(**_options(config))
-
-
-def _options(config: RayConfig) -> dict[str, Any]:
-    shared = {"namespace": config.namespace, "log_to_driver": not config.quiet, "logging_level": "warning"}
-    if not config.is_ours:
-        return shared | {"address": config.address}
-    return shared | {
-        "address": "local",
-        "num_cpus": config.num_cpus,
-        "object_store_memory": config.object_store_bytes,
-        "include_dashboard": False,
+    shared: dict[str, Any] = {
+        "namespace": config.namespace,
+        "log_to_driver": not config.quiet,
+        "logging_level": "warning",
     }
+    if config.is_ours:
+        sizes = {"num_cpus": config.num_cpus, "object_store_memory": config.object_store_bytes}
+        ray_own.start(shared | sizes, _WORKER)
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Ray Client connection timed out")  # our error says more
+        ray.init(address=config.address, **shared)
 
 
 def _quieten(config: RayConfig) -> None:
     """Take from Ray's remarks what needs nobody's attention.
 
-    That our own Ray wants a token is as it should be, and that it leaves our signal handlers alone. Ray repeats its
+    That a Ray wants a token is as it should be, and that it leaves our signal handlers alone. Ray repeats its
     remarks on killed workers on standard output whatever `log_to_driver` says; only its de-duplication can drop them.
     """
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
@@ -150,21 +165,6 @@ def _quieten(config: RayConfig) -> None:
 
 def _is_not_about_signals(record: logging.LogRecord) -> bool:
     return "SIGTERM handler is not set" not in record.getMessage()
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Have `values` in the environment for a while: what is started meanwhile keeps them."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _reach(config: RayConfig) -> None:

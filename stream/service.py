@@ -6,11 +6,13 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
+from stream import faultpoints
 from stream.api import Answer, Health
+from stream.aside import Asides
 from stream.breaker import Breaker
 from stream.collector import Collector
 from stream.committer import Committer, Desk
@@ -22,13 +24,14 @@ from stream.figures import Figures
 from stream.gate import Gate, Post
 from stream.loop import Crew, Loop, Rhythm, drain
 from stream.naming import Layout
-from stream.opening import Opened, Opening, Start
+from stream.opening import Opened, Opening, Resume, Start
 from stream.patience import Patience
 from stream.planner import Slots
 from stream.policy import Backoff
-from stream.ports import Clock, DeadLetters, EventSource, Executor, LiveLearner, Meter, ObjectStore
+from stream.ports import Clock, DeadLetters, EventSource, Executor, LiveLearner, Lookout, Meter, ObjectStore
 from stream.probe import probe
 from stream.recovery import Archive
+from stream.refetch import Refetch
 
 log = structlog.get_logger()
 LIVE_SECONDS = 30.0
@@ -38,7 +41,7 @@ _STAGERS = 4
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """The world, as ports."""
+    """The world, as ports. `lookout` makes a flag that threads can wait for; `nonce` answers a fresh unguessable text."""
 
     source: EventSource
     dead_letters: DeadLetters
@@ -46,6 +49,13 @@ class Doors:
     learner: LiveLearner
     clock: Clock
     meter: Meter
+    lookout: Callable[[], Lookout] = threading.Event
+    nonce: Callable[[], str] = lambda: uuid.uuid4().hex
+
+
+def hire(threads: int, name: str) -> Executor:
+    """Threads of our own to run what may block."""
+    return ThreadPoolExecutor(threads, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +69,21 @@ class Orders:
     window: int = 100_000
     start: Start = "earliest"
     drain_seconds: float = 25.0
+    resume: Resume = "stop"
 
 
 class Service:
     """One lineage, one loop. Made and run by one thread; `stop`, `health` and `recommend` may be called by others."""
 
-    def __init__(self, doors: Doors, orders: Orders, worker: Executor | None = None) -> None:
-        """`worker`: where what may block runs, one thread by default."""
+    def __init__(self, doors: Doors, orders: Orders, hire: Callable[[int, str], Executor] = hire) -> None:
+        """`hire(threads, name)`: who runs what may block."""
         self._doors = doors
         self._orders = orders
-        self._give_up = threading.Event()
-        self._stopping = threading.Event()
-        self._worker = worker or ThreadPoolExecutor(1, "headrace-commit")
-        self._janitor = worker or ThreadPoolExecutor(1, "headrace-janitor")
-        self._stagers = ThreadPoolExecutor(_STAGERS, "headrace-stage")
+        self._give_up = doors.lookout()
+        self._stopping = doors.lookout()
+        self._worker = hire(1, "headrace-commit")
+        self._janitor = hire(1, "headrace-janitor")
+        self._stagers = hire(_STAGERS, "headrace-stage")
         self.figures = Figures(doors.meter, doors.clock)
         self.opened: Opened | None = None
         self._loop: Loop | None = None
@@ -97,10 +108,16 @@ class Service:
         patience = Patience(Backoff(), self._give_up.wait, doors.meter)
         starting = self._worker.submit(doors.learner.start)  # seconds, which the probe need not wait for
         patience.call("probe the store", lambda: probe(doors.store, orders.layout))
+        faultpoints.reach("probe")
         starting.result()
         archive = Archive(doors.store, orders.layout, patience, doors.meter)
-        slots = Slots(doors.store, orders.layout, orders.topic, doors.clock, patience, lambda: uuid.uuid4().hex)
-        opening = Opening(slots, archive, doors.learner, doors.source, orders.start, self._replayed)
+        slots = Slots(doors.store, orders.layout, orders.topic, doors.clock, patience, doors.nonce)
+        asides = Asides(doors.store, orders.layout, patience, doors.meter)
+        refetch = Refetch(doors.source, orders.rules, doors.store, patience, doors.meter)
+        mending = replace(archive, refetch=refetch)  # while opening only: afterwards the source is the loop's
+        opening = Opening(
+            slots, mending, doors.learner, doors.source, asides, orders.start, self._replayed, orders.resume
+        )
         opened = opening.take_over()
         self.figures.opened(opened.planner.head.seq, opened.planner.head.epoch)
         breaker = Breaker(orders.rhythm.breaker)
@@ -120,7 +137,8 @@ class Service:
             doors.learner,
             Committer(desk, opened.planner, window, opened.next_offsets),
             archive,
-            Collector(doors.store, orders.layout, orders.rhythm.checkpoint, doors.clock),
+            asides,
+            Collector(doors.store, orders.layout, orders.rhythm.checkpoint),
             self._worker,
             self._janitor,
             doors.clock,

@@ -100,6 +100,10 @@ def learner_config(settings: Settings, dim: int) -> LearnerConfig:
         seed=model.seed,
         type_priorities=model.type_priorities,
         default_type_priority=model.default_type_priority,
+        users_max=model.users_max,
+        items_max=model.items_max,
+        memory_bytes=model.memory_bytes,
+        admit_clicks=model.admit_clicks,
     )
 
 

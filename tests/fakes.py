@@ -36,6 +36,9 @@ class FakeClock:
     def monotonic(self) -> float:
         return self.ticks
 
+    def sleep(self, seconds: float) -> None:
+        self.advance(seconds)
+
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         self.wall += seconds

@@ -51,7 +51,7 @@ def grow(store: ObjectStore, count: int, rows: int = 20, checkpoint: CheckpointP
     source = Compacted(rig.rows, partitions=2, clock=rig.clock)
     doors = Doors(source, rig.letters, store, rig.learner, rig.clock, rig.meter)
     rhythm = replace(RHYTHM, cut=CutPolicy(rows=rows), checkpoint=checkpoint)
-    rig.service = Service(doors, Orders(LAYOUT, "clicks", rhythm=rhythm, window=1000), InlineExecutor())
+    rig.service = Service(doors, Orders(LAYOUT, "clicks", rhythm=rhythm, window=1000), lambda *_: InlineExecutor())
     lineage.resolve(store, LAYOUT.prefix, LAYOUT.lineage)
     rig.run()
     rig.service.close()

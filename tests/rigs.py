@@ -69,7 +69,7 @@ class Rig:
         self.source = ReplaySource(self.rows, partitions=self.partitions, clock=self.clock)
         doors = Doors(self.source, self.letters, self.store, self.learner, self.clock, self.meter)
         orders = Orders(LAYOUT, self.topic, rhythm=self.rhythm, window=self.window)
-        self.service = Service(doors, orders, InlineExecutor())
+        self.service = Service(doors, orders, lambda *_: InlineExecutor())
 
     def run(self, each_turn: Callable[[], None] = lambda: None) -> None:
         """Open, and run to the end of the rows."""

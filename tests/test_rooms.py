@@ -12,21 +12,23 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 ROOMS = {
-    "words": "model.batch stream.events stream.errors stream.ports",
-    "arithmetic": "model.kernels model.sampling model.losses model.evaluation model.drift model.config",
-    "model": "model.table model.state model.memory model.parts.* model.candidates model.training "
-    "model.ranking model.resolve model.learner model.snapshot model.view",
+    "words": "model.batch stream.events stream.errors stream.ports stream.faultpoints",
+    "arithmetic": "model.kernels model.sampling model.losses model.evaluation model.drift model.config "
+    "model.sketch model.limits",
+    "model": "model.table model.state model.memory model.compact model.admission model.eviction "
+    "model.parts.* model.candidates model.training model.ranking model.resolve model.learner model.snapshot model.view "
+    "model.health",
     "decisions": "stream.decode stream.letters stream.stamps stream.batching stream.dedupe stream.naming stream.policy "
     "stream.plans stream.bounded stream.thrift stream.footer stream.parquet stream.staged stream.checkpoint "
-    "stream.partfiles stream.breaker stream.lineage stream.probe",
-    "corridor": "stream.patience stream.planner stream.committer stream.recovery stream.opening stream.collector "
-    "stream.figures stream.gate stream.loop",
+    "stream.partfiles stream.breaker stream.lineage stream.probe stream.held",
+    "corridor": "stream.aside stream.patience stream.refetch stream.planner stream.committer stream.recovery "
+    "stream.opening stream.collector stream.figures stream.gate stream.loop",
     "host": "stream.host stream.freeze",
     "kafka": "stream.kafka.*",
     "replay": "stream.replay.* stream.clocks",
     "store": "stream.store.*",
-    "ray": "stream.actor stream.ray_link",
-    "http": "stream.api",
+    "ray": "stream.actor stream.ray_link stream.ray_own",
+    "http": "stream.api stream.callers",
     "metrics": "stream.metrics",
     "log": "stream.log",
     "audit": "stream.verify.*",
@@ -45,7 +47,7 @@ MAY_IMPORT = {
     "replay": {"words", "decisions", "replay"},
     "store": {"words", "decisions", "store"},
     "ray": {"words", "decisions", "host", "ray"},
-    "http": {"words", "decisions"},
+    "http": {"words", "decisions", "http"},
     "metrics": {"words", "decisions"},
     "log": {"words"},
     "audit": {"words", "decisions", "audit"},

@@ -38,7 +38,9 @@ def type_columns() -> dict[str, Column]:
 
 
 def first_vectors(start: int, stop: int, dim: int, seed: int) -> Float32:
-    """First vectors of rows [start, stop), float32: they depend on row and seed only, not on who came with whom."""
+    """First vectors of the items that came as number `start` to `stop`, float32: they depend on that and the seed only,
+    not on who came with whom.
+    """
     cells = np.arange(start * dim, stop * dim, dtype=np.uint64) + np.uint64(seed % 2**32 << 32)
     uniform = (_scrambled(cells) >> np.uint64(40)).astype(np.float64) / 2.0**24 - 0.5
     return np.asarray(uniform * (SPREAD * 12.0**0.5), np.float32).reshape(stop - start, dim)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +20,7 @@ from kafka.errors import (
 )
 
 from stream.errors import HeadraceError, SourceRefused, StoreUnavailable
+from stream.kafka import tls
 from stream.kafka.repair import LOGIN_ERRORS, NAMES_URL, Clients
 
 REFUSALS = (*LOGIN_ERRORS, AuthorizationError, InvalidTopicError, IncompatibleBrokerVersion)
@@ -59,6 +59,13 @@ class KafkaSettings:
         """The bootstrap servers one by one."""
         return [server.strip() for server in self.bootstrap_servers.split(",") if server.strip()]
 
+    @property
+    def files(self) -> tls.Files:
+        """What TLS is told."""
+        return tls.Files(
+            self.ssl_cafile, self.ssl_certfile, self.ssl_keyfile, self.ssl_password, self.ssl_check_hostname
+        )
+
 
 def client_options(settings: KafkaSettings) -> dict[str, Any]:
     """What every kind of client is told: where to connect, who we are, how soon to give up."""
@@ -79,6 +86,8 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
             "sasl_plain_password": settings.sasl_password,
         }
     if settings.security_protocol.endswith("SSL"):
+        # What is wrong with the files is said now. The client reads them anew for each connection: they may be renewed.
+        tls.context(settings.files)
         files = {"ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_password"}
         options |= {name: getattr(settings, name) or None for name in files}
         options["ssl_check_hostname"] = settings.ssl_check_hostname
@@ -91,11 +100,10 @@ def connect(make: Any, settings: KafkaSettings, **options: Any) -> Any:
     try:
         return make(**{**client_options(settings), **options}, kafka_client=clients)
     except KafkaError as error:
+        # Time may be up just when the refusal is known, and before the next try would raise it.
+        heard = clients.login_refused() or error
         clients.close()
-        raise refused(error, settings) from error
-    except OSError as error:
-        clients.close()
-        raise SourceRefused(f"Kafka's TLS files cannot be used: {error}. Check HEADRACE_KAFKA_SSL_*") from error
+        raise refused(heard, settings) from error
 
 
 def topic_partitions(settings: KafkaSettings, topic: str) -> list[int]:
@@ -194,13 +202,6 @@ def _probe_one(server: str, settings: KafkaSettings) -> str:
         with socket.create_connection((host, int(port)), timeout=_PROBE_SECONDS) as plain:
             if not settings.security_protocol.endswith("SSL"):
                 return "the port is open, but what listens there does not answer as a Kafka broker with these settings"
-            context = ssl.create_default_context(cafile=settings.ssl_cafile or None)
-            context.check_hostname = settings.ssl_check_hostname
-            with context.wrap_socket(plain, server_hostname=host):
-                return "TLS is fine, but no answer as a Kafka broker with these settings"
-    except ssl.SSLError as error:
-        return (
-            f"TLS failed: {getattr(error, 'verify_message', '') or error.reason or error}; check HEADRACE_KAFKA_SSL_*"
-        )
+            return tls.tried(plain, host, settings.files)
     except (OSError, ValueError) as error:
         return str(error)

@@ -100,6 +100,11 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-pytho
         connection.init_future.add_errback(note)
         return connection
 
+    @property
+    def login_refused(self) -> BaseException | None:
+        """How a login was refused, if one was."""
+        return next(iter(self._logins_refused.values()), None)
+
     def maybe_raise_auth_failure(self, node_id: Any) -> None:
         if node_id in self._logins_refused:
             raise self._logins_refused[node_id]
@@ -111,12 +116,18 @@ class Clients:
 
     def __init__(self) -> None:
         self._made: list[KafkaNetClient] = []
+        self._connections: list[_Connections] = []
 
     def __call__(self, **options: Any) -> KafkaNetClient:
         """A network client that behaves as kafka-python's own."""
         net = NetworkSelector(**options)
-        self._made.append(KafkaNetClient(net, _Connections(net, **options), **options))
+        self._connections.append(_Connections(net, **options))
+        self._made.append(KafkaNetClient(net, self._connections[-1], **options))
         return self._made[-1]
+
+    def login_refused(self) -> BaseException | None:
+        """How a login was refused, if one was."""
+        return next((each.login_refused for each in self._connections if each.login_refused is not None), None)
 
     def close(self) -> None:
         """End the network threads and connections of all clients made."""

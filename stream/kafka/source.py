@@ -23,6 +23,7 @@ from kafka.errors import (
 )
 from kafka.structs import OffsetAndMetadata
 
+from stream import held
 from stream.errors import SourceRefused
 from stream.events import RawChunk
 from stream.kafka.letters import KafkaDeadLetters
@@ -149,16 +150,12 @@ class KafkaSource:
             first, last = self.beginning(), self.end()
         except SourceRefused:
             first, last = {}, {}
-        lost = {p: wanted for p, wanted in self._next.items() if not first.get(p, 0) <= wanted <= last.get(p, 0)}
-        said = "; ".join(
-            f"partition {p}: offset {wanted} is wanted, {first.get(p)} to {last.get(p)} are held"
-            for p, wanted in lost.items()
-        )
-        return SourceRefused(
-            f"Kafka no longer has what comes next in topic {self._settings.topic!r}: {said or error}. Restore a state "
-            "whose offsets are still held, or start a new lineage, which begins at the oldest offset; then raise the "
-            "topic's retention.ms above the longest outage to be survived"
-        )
+        if not held.passed(self._next, first) and not (last and held.beyond(self._next, last)):
+            return SourceRefused(
+                f"Kafka no longer has what comes next in topic {self._settings.topic!r}: {error}. Start again: the "
+                "service then says what is held"
+            )
+        return held.refusal(self._settings.topic, self._next, first, last)
 
     def pause(self) -> None:
         self._consumer.pause(*self._assigned())

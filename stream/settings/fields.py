@@ -25,6 +25,8 @@ from pydantic.fields import FieldInfo
 
 MASK: Final = "********"
 MIB: Final = 1 << 20
+MEMORY_MIN: Final = 512 * MIB
+"""The process itself takes half of it, whatever its tables hold."""
 _SIZE: Final = TypeAdapter(ByteSize)
 _HOST_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 
@@ -143,6 +145,12 @@ class Group(BaseModel):
         if found := list(self.problems()):
             raise ValueError("\n".join(found))
         return self
+
+
+def check_memory(value: int) -> int:
+    if value and not MEMORY_MIN <= value <= 1 << 40:
+        raise ValueError("not a budget")
+    return value
 
 
 def no_zero(values: dict[str, float]) -> dict[str, float]:

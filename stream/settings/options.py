@@ -15,6 +15,7 @@ from model.config import LearnerConfig
 from stream.settings.fields import (
     FILE,
     KEY,
+    MEMORY_MIN,
     MIB,
     NAME,
     TOPIC,
@@ -27,6 +28,7 @@ from stream.settings.fields import (
     Topic,
     check_brokers,
     check_location,
+    check_memory,
     check_ray_address,
     check_url,
     lower,
@@ -138,6 +140,11 @@ class StreamOptions(Group):
     """How the stream is cut, buffered and checkpointed."""
 
     start: Literal["earliest", "latest"] = option("Where a lineage without any state begins to read.", "earliest")
+    resume_from: Literal["stop", "earliest"] = option(
+        "What to do when Kafka's retention has passed the offset that comes next: stop with exit code 5, or go on from "
+        "the earliest offset held and record the lost ones in a plan of its own.",
+        "stop",
+    )
     batch_rows: int = option("Cut a batch at this many messages.", 5000, unit="messages", ge=1, le=100_000)
     batch_bytes: Bytes = option("Cut a batch at this size.", 8 * MIB, unit="bytes", ge=1 << 10, le=256 * MIB)
     batch_age_seconds: float = option("Cut a batch once its oldest message is this old.", 1.0, unit="s", ge=0.01, le=60)
@@ -205,7 +212,9 @@ _MODEL = LearnerConfig()
 
 
 class ModelOptions(Group):
-    """The model and how it learns. What shapes the state (dim, sequence_length, seed) is fixed for a lineage."""
+    """The model and how it learns. What shapes the state (dim, sequence_length, seed, the caps of its tables) is fixed
+    for a lineage.
+    """
 
     dim: int = option("Width of the embeddings of the stream's model.", _MODEL.dim, ge=4, le=512, multiple_of=4)
     train_dim: int = option("Width of the embeddings in `headrace train`.", 32, ge=4, le=512, multiple_of=4)
@@ -234,6 +243,28 @@ class ModelOptions(Group):
         "The same for types that are not named.", _MODEL.default_type_priority, gt=0, le=100
     )
     default_event_type: str = option("Type of a click that names none.", "view", min_length=1, max_length=64)
+    users_max: int = option(
+        "Most users that have a row; near it only those who come again get one, and the least active go.",
+        _MODEL.users_max,
+        unit="rows",
+        ge=1000,
+        le=1 << 30,
+    )
+    items_max: int = option("The same for items.", _MODEL.items_max, unit="rows", ge=1000, le=1 << 30)
+    memory_bytes: Annotated[Bytes, AfterValidator(check_memory)] = option(
+        "What the learner's process may take: lowers both of the above by one factor where full tables would not fit. "
+        "0 is no budget.",
+        _MODEL.memory_bytes,
+        unit="bytes",
+        allowed=f"0, or a size from {MEMORY_MIN >> 20}MiB to 1TiB",
+    )
+    admit_clicks: int = option(
+        "From half of a table's cap on, an id gets a row once it was clicked so often.",
+        _MODEL.admit_clicks,
+        unit="clicks",
+        ge=1,
+        le=255,
+    )
 
 
 class TrainOptions(Group):

@@ -42,6 +42,14 @@ _REMEDY = {
     "301": f"the bucket is in another region: check {REGION} and {ENDPOINT}",
     "EntityTooLarge": "the object is larger than it takes",
 }
+# Another authority, no TLS there, no CA in the file, another host: another try meets the same.
+_TLS_FOR_GOOD = (
+    "CERTIFICATE_VERIFY_FAILED",
+    "WRONG_VERSION_NUMBER",
+    "NO_CERTIFICATE_OR_CRL_FOUND",
+    "doesn't match",
+    "subjectAltName",
+)
 _LOGIN = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)
 
 
@@ -107,7 +115,7 @@ def _kind(code: str, status: int, place: Place, said: str, *, conditional: bool)
         code == "NoSuchUpload"
         or status in {408, 429}
         or (status >= 500 and status != 501)
-        or code in {"RequestTimeout", "SlowDown"}
+        or code in {"RequestTimeout", "SlowDown", "BadDigest", "IncompleteBody"}
     ):
         return StoreUnavailable(f"{said}; try again")
     return StoreRefused(f"{said}; {_REMEDY.get(code, 'this will not pass by itself')}")
@@ -115,7 +123,7 @@ def _kind(code: str, status: int, place: Place, said: str, *, conditional: bool)
 
 def _tls(error: SSLError, place: Place) -> HeadraceError:
     said = f"no TLS connection to {place.store}: {_one_line(error)}"
-    if "CERTIFICATE_VERIFY_FAILED" in str(error) or "WRONG_VERSION_NUMBER" in str(error):
+    if any(reason in str(error) for reason in _TLS_FOR_GOOD):
         return StoreRefused(f"{said}; check HEADRACE_STORE_CA_FILE, and whether {ENDPOINT} is https:// or http://")
     return StoreUnavailable(said)
 

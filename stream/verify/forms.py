@@ -20,6 +20,7 @@ RULES: Final = {
     "chain": "a plan was edited, replaced or lost after it was committed: what was trained is not what is stored",
     "epoch": "a writer that had been replaced went on writing: two of them may have trained the same clicks",
     "gap": "these offsets are in no plan: their clicks were lost",
+    "gap_plan": "offsets that retention took are recorded together with others, so it is not known which were lost",
     "overlap": "these offsets are in two plans: their clicks were trained twice",
     "span": "a rejected or duplicate offset is claimed that is not this range's",
     "twice": "an offset is in more than one of trained, rejected and duplicate",
@@ -118,7 +119,7 @@ class PartDoc:
 
 @dataclass(frozen=True, slots=True)
 class ManifestDoc:
-    """`totals`: events by outcome (`trained`, `rejected`, `duplicates`)."""
+    """`totals`: events by outcome (`trained`, `rejected`, `duplicates`, `aside`)."""
 
     lineage: str
     seq: int
@@ -163,7 +164,8 @@ def parse_manifest(data: bytes) -> ManifestDoc:
         _count(document, "epoch"),
         _text(document, "plan_sha256"),
         {_partition(name): _count(offsets, name) for name in offsets},
-        {name: _count(totals, name) for name in ("trained", "rejected", "duplicates")},
+        {name: _count(totals, name) for name in ("trained", "rejected", "duplicates")}
+        | {"aside": _count(totals, "aside") if "aside" in totals else 0},
         [_part(entry) for entry in _of(list, document, "parts")],
     )
 

@@ -16,6 +16,9 @@ _SAMPLE = 20
 class Verdict:
     """What was found so far. Events are those of the plans that are still there; `archived`: clicks in the archive.
 
+    `aside`: clicks that the newest checkpoint counts as set aside, of all that were ever planned.
+    `lost`: those of the `absent` that retention took before they were read, and that a plan of their own records.
+
     `objects`, `bytes`: read and verified. `orphans`, `orphan_bytes`: objects that nothing names, harmless;
     `orphan_keys`: the first of them. `first_breach`: None while there is none.
     """
@@ -26,7 +29,9 @@ class Verdict:
     rejected: int = 0
     duplicates: int = 0
     absent: int = 0
+    lost: int = 0
     archived: int = 0
+    aside: int = 0
     checkpoints: int = 0
     objects: int = 0
     bytes: int = 0
@@ -52,10 +57,11 @@ class Verdict:
         self.last_seq = seq
         self.read(size)
 
-    def count(self, seen: Mapping[str, int], absent: int) -> None:
-        """The events by outcome so far, and the absent ones of one more range."""
+    def count(self, seen: Mapping[str, int], absent: int, *, lost: bool = False) -> None:
+        """The events by outcome so far, and the absent ones of one more range; `lost`: to retention."""
         self.trained, self.rejected, self.duplicates = seen["trained"], seen["rejected"], seen["duplicates"]
         self.absent += absent
+        self.lost += absent if lost else 0
 
     def checkpoint(self, sizes: Sequence[int]) -> None:
         """Count a checkpoint whose objects have these sizes."""

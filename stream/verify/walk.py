@@ -17,7 +17,7 @@ from stream.ports import ObjectInfo, ObjectStore
 from stream.verify.archive import GROUP, Archives
 from stream.verify.checkpoints import Folder, check, folders
 from stream.verify.forms import Breach, Malformed, ManifestDoc, PlanDoc, RangeDoc, parse_current, parse_plan
-from stream.verify.ledger import EventIds, Head, Ledger, account
+from stream.verify.ledger import GAP, EventIds, Head, Ledger, account
 from stream.verify.reading import Rows, beside, document, exists, first_key, sha256
 from stream.verify.staging import Staging
 from stream.verify.verdict import Options, Verdict
@@ -190,7 +190,7 @@ class _Walk:
             rows = found.get(planned.partition)
             yield from account(key, planned, rows)
             self._ledger.count(planned, rows)
-            self.verdict.count(self._ledger.seen, planned.absent)
+            self.verdict.count(self._ledger.seen, planned.absent, lost=plan.cut == GAP)
         if seq <= self._archives.last:
             self._archives.walked(list(found.values()), whole=len(found) == len(staged))
         partitions = list(found)
@@ -223,6 +223,7 @@ class _Walk:
             return
         self._newest_checkpoint = folder.seq
         self.verdict.checkpoint(checked.sizes)
+        self.verdict.aside = checked.manifest.totals["aside"]
         yield from self._stand(folder.manifest_key, folder.seq, checked.manifest)
 
     def _stand(self, key: str, seq: int, manifest: ManifestDoc) -> Iterator[Breach]:
@@ -239,7 +240,7 @@ class _Walk:
             what = f"the plans before {first} are gone, and the newest checkpoint is {self._newest_checkpoint}"
             yield Breach("beginning", self._plan_key(first), what)
         self._staging.rest()
-        known = {f"{self._root}/{name}/" for name in ("plan", "stage", "checkpoint", "archive")}
+        known = {f"{self._root}/{name}/" for name in ("plan", "stage", "checkpoint", "archive", "aside")}
         for info in beside(self._store, f"{self._root}/", known):
             self.verdict.orphan(info)
 

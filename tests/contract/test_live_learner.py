@@ -6,13 +6,14 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from stream.actor import RayLearner
-from stream.errors import CheckpointInvalid, LearnerFailed, LearnerLost
+from stream.errors import CheckpointInvalid, Diverged, LearnerFailed, LearnerLost
 from stream.events import CheckpointFailed, CheckpointRef, LearnReport, Plan, PlannedBatch, PlannedRange
 from stream.host import HostConfig
 from stream.plans import encode, sha256
@@ -71,6 +72,19 @@ def test_knows_what_it_has(learner: LiveLearner) -> None:
 
     assert [report.already_applied for report in gather(learner)] == [True]
     assert learner.status(digest=True)["state_sha256"] == before
+
+
+def test_says_at_which_plan_it_diverged(make: Make, config: HostConfig) -> None:
+    """Steps that are far too large run away: the plan is named, as data, across whatever lies in between."""
+    learner = make(replace(config, learner=replace(MODEL, learning_rate=1000.0)))
+    learner.start()
+    for planned in chain(3):
+        learner.submit(planned)
+
+    with pytest.raises(Diverged) as raised:
+        gather(learner)
+    learner.close()
+    assert (raised.value.seq, "is" in raised.value.reason) == (2, True)
 
 
 def test_refuses_a_gap(learner: LiveLearner) -> None:

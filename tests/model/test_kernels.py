@@ -52,6 +52,7 @@ def test_second_process_compiles_nothing(tmp_path: Path) -> None:
 def test_same_without_compilation() -> None:
     """The numeric tests pass with the kernels as plain Python, where bad indices raise instead of reading astray."""
     files = ["test_training.py", "test_parts.py", "test_sampling.py", "test_evaluation.py", "test_view.py"]
+    files += ["test_sketch.py", "test_eviction.py"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/model/{name}" for name in files)],
         env=os.environ | {"NUMBA_DISABLE_JIT": "1"},

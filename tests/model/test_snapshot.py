@@ -100,8 +100,8 @@ def test_dump_is_views_of_the_rows_in_use() -> None:
 
 
 def test_digest_sees_every_array() -> None:
-    """One changed number anywhere changes the digest."""
-    learner = Learner(SMALL)
+    """One changed number anywhere changes the digest, those who wait for a row included."""
+    learner = Learner(replace(SMALL, users_max=8, items_max=8, admission_width=16))
     run(learner, random_batches(3, 50))
     seen = {digest(learner)}
 

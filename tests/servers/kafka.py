@@ -22,29 +22,35 @@ from kafka.errors import KafkaError
 
 from stream.kafka.source import KafkaSettings
 from tests.servers import process
+from tests.servers.certificates import Authority
 
 ROOT = Path(__file__).resolve().parents[2]
 POM = Path(__file__).with_name("pom.xml")
 CACHE = ROOT / ".cache" / "kafka"
 USER, PASSWORD = "headrace", "water"
-STORE_PASSWORD = "for-one-test-run"
 
 PROPERTIES = """
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
-listeners=PLAIN://127.0.0.1:{plain},SASL://127.0.0.1:{sasl},TLS://127.0.0.1:{tls},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAIN://127.0.0.1:{plain},SASL://127.0.0.1:{sasl},TLS://127.0.0.1:{tls}
-listener.security.protocol.map=PLAIN:PLAINTEXT,SASL:SASL_PLAINTEXT,TLS:SSL,CONTROLLER:PLAINTEXT
+listeners=PLAIN://127.0.0.1:{plain},SASL://127.0.0.1:{sasl},TLS://127.0.0.1:{tls},CONTROLLER://127.0.0.1:{controller},\
+MUTUAL://127.0.0.1:{mutual},BOTH://127.0.0.1:{both}
+advertised.listeners=PLAIN://127.0.0.1:{plain},SASL://127.0.0.1:{sasl},TLS://127.0.0.1:{tls},\
+MUTUAL://127.0.0.1:{mutual},BOTH://127.0.0.1:{both}
+listener.security.protocol.map=PLAIN:PLAINTEXT,SASL:SASL_PLAINTEXT,TLS:SSL,CONTROLLER:PLAINTEXT,MUTUAL:SSL,BOTH:SASL_SSL
 inter.broker.listener.name=PLAIN
 listener.name.sasl.sasl.enabled.mechanisms=PLAIN
 listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
 username="{user}" password="{password}" user_{user}="{password}";
-listener.name.tls.ssl.keystore.location={directory}/broker.p12
-listener.name.tls.ssl.keystore.type=PKCS12
-listener.name.tls.ssl.keystore.password={store_password}
-listener.name.tls.ssl.key.password={store_password}
+listener.name.both.sasl.enabled.mechanisms=PLAIN
+listener.name.both.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
+username="{user}" password="{password}" user_{user}="{password}";
+ssl.keystore.type=PEM
+ssl.keystore.location={keystore}
+ssl.truststore.type=PEM
+ssl.truststore.location={truststore}
+listener.name.mutual.ssl.client.auth=required
 log.dirs={directory}/log
 auto.create.topics.enable=false
 log.retention.ms=-1
@@ -68,7 +74,8 @@ class NotInstalled(Exception):
 
 def jars() -> Path:
     """Folder of the broker's jars; has Maven copy them once, then works offline. Raises NotInstalled."""
-    for tool, package in (("java", "a Java runtime, 17 or newer"), ("mvn", "Maven")):
+    needed = (("java", "a Java runtime, 17 or newer"), ("mvn", "Maven"), ("openssl", "OpenSSL"))
+    for tool, package in needed:
         if shutil.which(tool) is None:
             raise NotInstalled(f"no {tool} here: install {package} to run a real Kafka broker")
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -97,20 +104,25 @@ class KafkaBroker:
         """`directory`: an empty folder of its own. Raises NotInstalled."""
         self.directory = directory
         self.libs = jars()
-        plain, sasl, tls, controller = process.free_ports(4)
+        plain, sasl, tls, controller, mutual, both = process.free_ports(6)
         self.bootstrap = f"127.0.0.1:{plain}"
         self.bootstrap_sasl = f"127.0.0.1:{sasl}"
         self.bootstrap_tls = f"127.0.0.1:{tls}"
-        self.ca_file = directory / "broker.pem"
+        self.bootstrap_mutual = f"127.0.0.1:{mutual}"
+        self.bootstrap_both = f"127.0.0.1:{both}"
+        self.authority = Authority(directory, "authority")
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count()
-        self._prepare({"plain": plain, "sasl": sasl, "tls": tls, "controller": controller})
+        ports = {"plain": plain, "sasl": sasl, "tls": tls, "controller": controller, "mutual": mutual, "both": both}
+        self._prepare(ports)
 
     def _prepare(self, ports: dict[str, int]) -> None:
-        self._make_certificate()
-        text = PROPERTIES.format(
-            **ports, directory=self.directory, user=USER, password=PASSWORD, store_password=STORE_PASSWORD
-        )
+        # For its address alone: by the name `localhost` it is another's.
+        stores = {
+            "keystore": self.authority.sign("broker", "IP:127.0.0.1").joined(),
+            "truststore": self.authority.cert,
+        }
+        text = PROPERTIES.format(**ports, **stores, directory=self.directory, user=USER, password=PASSWORD)
         self._config = self.directory / "server.properties"
         self._config.write_text(text)
         # As Kafka's own: one that began with "-" would be taken for an option.
@@ -118,14 +130,6 @@ class KafkaBroker:
         format_log = ["kafka.tools.StorageTool", "format", "-t", identity, "-c", str(self._config)]
         command = ["java", "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", f"{self.libs}/*", *format_log]
         subprocess.run(command, check=True, capture_output=True)
-
-    def _make_certificate(self) -> None:
-        store = ["-keystore", f"{self.directory}/broker.p12", "-storepass", STORE_PASSWORD, "-alias", "broker"]
-        named = ["-dname", "CN=localhost", "-ext", "SAN=ip:127.0.0.1,dns:localhost", "-validity", "2"]
-        kind = ["-keyalg", "EC", "-storetype", "PKCS12"]
-        subprocess.run(["keytool", "-genkeypair", *kind, *named, *store], check=True, capture_output=True)
-        export = ["keytool", "-exportcert", "-rfc", "-file", str(self.ca_file), *store]
-        subprocess.run(export, check=True, capture_output=True)
 
     def start(self) -> None:
         """Start the process, unless it runs, and return once it answers."""

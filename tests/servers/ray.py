@@ -11,13 +11,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from ray import _raylet
 
 from stream import actor
 from stream.actor import RayConfig
+from stream.ray_own import read_environment_again
 from tests.servers import process
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -57,6 +56,7 @@ def embedded_ray() -> None:
     """This process has a Ray of its own; it is kept from module to module, as starting it takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "2")  # as from a shell that wants more than is good for the learner
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # and whose cluster, if it has one, is open to everybody
         actor.connect(RayConfig(quiet=True))
 
 
@@ -65,7 +65,7 @@ def ray_head() -> Iterator[Head]:
     """A cluster that wants a token."""
     folder = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))  # Ray's sockets lie in it: their paths must stay short
     try:
-        head = _started(folder)
+        head = started(folder)
         try:
             yield head
         finally:
@@ -90,14 +90,16 @@ def token_of(head: Head) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in head.environment.items():
             patch.setenv(name, value)
-        _read_environment_again()
+        read_environment_again()
         yield
-    _read_environment_again()
+    read_environment_again()
 
 
-def _started(folder: Path) -> Head:
+def started(folder: Path, gcs: int = 0, client: int = 0) -> Head:
+    """A cluster whose files lie in `folder`, on these ports or on free ones."""
     (folder / "token").write_text(TOKEN)
-    gcs, client = process.free_ports(2)
+    free = process.free_ports(2)
+    gcs, client = gcs or free[0], client or free[1]
     log = folder / "head.log"
     head = Head(process.start(_argv(folder, gcs, client), log, _environment(folder)), folder, gcs, client)
     process.wait_until(lambda: _listens(client), head.process, log, seconds=120)
@@ -125,12 +127,6 @@ def _argv(folder: Path, gcs: int, client: int) -> list[str]:
         *(f"--{port}=0" for port in chosen),
         *("--object-store-memory=100000000", "--disable-usage-stats"),
     ]
-
-
-def _read_environment_again() -> None:
-    inner: Any = _raylet  # compiled, and without stubs
-    inner.Config.initialize("")
-    inner.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _listens(port: int) -> bool:

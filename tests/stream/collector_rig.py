@@ -51,7 +51,11 @@ def write_checkpoint(store: MemoryStore, seq: int, part: Path) -> None:
 
 
 def collecting(store: MemoryStore, policy: CheckpointPolicy = POLICY, now: float = NOW) -> Collected:
-    return tolerant(Collector(store, LAYOUT, policy, FakeClock(now)))
+    """Collect as at `now` by the store's clock, which the newest MANIFEST tells."""
+    manifests = [key for _, key in checkpoint.complete(store, LAYOUT)]
+    if manifests:
+        store.objects[manifests[-1]] = (store.objects[manifests[-1]][0], now)
+    return tolerant(Collector(store, LAYOUT, policy))
 
 
 def keys(store: MemoryStore, prefix: str = "") -> list[str]:

@@ -188,3 +188,21 @@ def test_an_empty_part_is_a_mistake(store: RecordingStore, tmp_path: Path) -> No
     """A file format's writer that wrote nothing is found before the checkpoint is called complete."""
     with pytest.raises(ValueError, match=r"model\.json is empty"):
         checkpoint.write(store, LAYOUT, manifest_of(), files(tmp_path / "f", **{"model.json": b""}))
+
+
+class TearingStore(DirectoryStore):
+    """Somebody collects a part just before the MANIFEST is there."""
+
+    def put(self, key: str, *args: Any, **options: Any) -> str:
+        if key.endswith("MANIFEST.json"):
+            self.delete(next(info.key for info in self.list(LAYOUT.checkpoint(7)) if "table" in info.key))
+        return super().put(key, *args, **options)
+
+
+def test_torn_checkpoint_is_taken_back(tmp_path: Path) -> None:
+    """A MANIFEST whose parts went while they were being written does not stay: it would count as one of those kept."""
+    store = TearingStore(tmp_path / "store")
+
+    with pytest.raises(CheckpointInvalid, match="taken back"):
+        checkpoint.write(store, LAYOUT, manifest_of(), files(tmp_path / "files"))
+    assert list(checkpoint.complete(store, LAYOUT)) == []

@@ -51,6 +51,7 @@ def test_checkpoints_are_listed_newest_first(forge: Forge) -> None:
     assert newest["size"] == sum(
         info.size for info in forge.store.list(LAYOUT.checkpoint(newest["seq"])) if "MANIFEST" not in info.key
     )
+    assert newest["occupancy"] == model.status()["occupancy"]
     assert newest["when"] is not None
     assert json.loads(json.dumps(rows)) == rows
 

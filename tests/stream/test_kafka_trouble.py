@@ -1,13 +1,10 @@
-"""Kafka in trouble: outages, logins and certificates that are refused, records that no client should have to read."""
+"""Kafka in trouble: outages, and records that no client should have to read."""
 
 from __future__ import annotations
 
-import gc
-import logging
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +12,8 @@ from kafka import KafkaProducer
 
 from stream.clocks import SystemClock
 from stream.errors import SourceRefused
-from stream.kafka.source import KafkaDeadLetters, KafkaSettings, KafkaSource
-from tests.servers.kafka import PASSWORD, USER, KafkaBroker
+from stream.kafka.source import KafkaSettings, KafkaSource
+from tests.servers.kafka import KafkaBroker
 from tests.servers.process import free_ports
 
 pytestmark = pytest.mark.services
@@ -137,50 +134,6 @@ def test_start_without_a_broker(host: str) -> None:
     ):
         KafkaSource(settings, SystemClock())
     assert time.monotonic() - started < 8
-
-
-def test_login(kafka_broker: KafkaBroker) -> None:
-    """The right login reads; a wrong one is refused at once, naming the user and never the password."""
-    topic = kafka_broker.topic(1)
-    kafka_broker.produce(topic, [b"x"], partition=0)
-    login: dict[str, Any] = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN", "sasl_username": USER}
-    login["start_seconds_max"] = 60.0  # a machine that runs four of these at once may be slow to answer
-    right = KafkaSettings(kafka_broker.bootstrap_sasl, topic, sasl_password=PASSWORD, **login)
-    wrong = KafkaSettings(kafka_broker.bootstrap_sasl, topic, sasl_password="hunter2", **login)
-    source = open_source(right)
-    assert values_of(source, 1) == [b"x"]
-    source.close()
-
-    with pytest.raises(SourceRefused, match=f"refused the login of '{USER}' by PLAIN") as refused:
-        KafkaSource(wrong, SystemClock())
-    with pytest.raises(SourceRefused, match="refused the login"):
-        KafkaDeadLetters(wrong, topic)
-    assert "hunter2" not in str(refused.value) + repr(wrong)
-
-
-# kafka-python leaves the socket of a failed handshake to the garbage collector; the test has it collected here, and
-# keeps no log records, whose exceptions would hold it.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_certificate(kafka_broker: KafkaBroker, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A broker whose certificate is vouched for is read; another is refused, saying that it was the certificate."""
-    caplog.set_level(logging.CRITICAL, logger="kafka")
-    topic = kafka_broker.topic(1)
-    kafka_broker.produce(topic, [b"x"], partition=0)
-    settings: dict[str, Any] = {"security_protocol": "SSL", "start_seconds_max": 3.0}
-    trusting = KafkaSettings(kafka_broker.bootstrap_tls, topic, ssl_cafile=str(kafka_broker.ca_file), **settings)
-    source = open_source(trusting)
-    assert values_of(source, 1) == [b"x"]
-    source.close()
-
-    with pytest.raises(SourceRefused, match=r"TLS failed: self.signed certificate"):
-        KafkaSource(KafkaSettings(kafka_broker.bootstrap_tls, topic, **settings), SystemClock())
-    nonsense = tmp_path / "ca.pem"
-    nonsense.write_text("not a certificate")
-    with pytest.raises(SourceRefused, match="TLS failed: NO_CERTIFICATE"):
-        KafkaSource(
-            KafkaSettings(kafka_broker.bootstrap_tls, topic, ssl_cafile=str(nonsense), **settings), SystemClock()
-        )
-    gc.collect()
 
 
 class _NotUtf8(str):

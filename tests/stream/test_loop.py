@@ -13,11 +13,19 @@ import pytest
 from stream import checkpoint, plans
 from stream.batching import CutPolicy, PressurePolicy
 from stream.clocks import SystemClock
-from stream.errors import ConfigError, DrainIncomplete, Fenced, LearnerFailed, StoreRefused, StoreUnavailable
+from stream.errors import (
+    ConfigError,
+    DrainIncomplete,
+    Fenced,
+    LearnerAway,
+    LearnerFailed,
+    StoreRefused,
+    StoreUnavailable,
+)
 from stream.events import Plan
 from stream.loop import Loop, Rhythm, drain
 from stream.policy import CheckpointPolicy
-from stream.ports import ObjectStore
+from stream.ports import Clock, ObjectStore
 from stream.service import Service
 from tests.fakes import FakeClock, MemoryStore
 from tests.rigs import LAYOUT, RHYTHM, Rig, clicks, folded
@@ -217,7 +225,7 @@ def test_damaged_checkpoint_costs_a_replay() -> None:
 
 @pytest.mark.parametrize("harm", ["missing", "altered"])
 def test_refuses_harmed_staging(harm: str) -> None:
-    """A staged object that is needed and is not what its plan says stops the start, by name."""
+    """A staged object that is needed, is not what its plan says, and cannot be made again, stops the start, by name."""
     store = MemoryStore()
     rig = Rig(store, clicks(100), rhythm=replace(RHYTHM, checkpoint=CheckpointPolicy(batches=10**6, seconds=1e9)))
     store.trouble = _no_checkpoint
@@ -237,7 +245,7 @@ def test_refuses_harmed_staging(harm: str) -> None:
         store.objects[staged] = (b"PAR1 something else PAR1", 0.0)
 
     with pytest.raises(StoreRefused, match=staged):
-        Rig(store, clicks(100)).service.open()
+        Rig(store, clicks(100, items=29)).service.open()
 
 
 def test_never_counts_replays_twice() -> None:
@@ -339,12 +347,12 @@ def test_not_ready_while_the_store_is_down() -> None:
 def test_drain_leaves_the_processor_to_others() -> None:
     """While a drain can only wait for the store, it does not turn as fast as it can."""
     rig = Rig(MemoryStore(), clicks(100))
-    service = _threaded(rig)
+    clock = SystemClock()
+    service = _threaded(rig, clock)
     loop = _opened(service)
     rig.store.trouble = _no_puts  # type: ignore[attr-defined]
     loop.turn()
     turns: list[None] = []
-    clock = SystemClock()
     drained = drain(loop, clock, clock.monotonic() + 0.5, lambda: turns.append(None))
     service.close()
 
@@ -411,9 +419,9 @@ def test_stops_while_opening() -> None:
         down.service.open()
 
 
-def _threaded(rig: Rig) -> Service:
+def _threaded(rig: Rig, clock: Clock | None = None) -> Service:
     """The rig's service with threads of its own, as it runs in earnest."""
-    return Service(rig.service._doors, rig.service._orders)
+    return Service(replace(rig.service._doors, clock=clock or rig.clock), rig.service._orders)
 
 
 def _opened(service: Service) -> Loop:
@@ -448,3 +456,40 @@ def _tidy() -> Rhythm:
 def _no_checkpoint(call: str, key: str) -> None:
     if call == "put" and "/checkpoint/" in key:
         raise StoreUnavailable("no room")
+
+
+def test_waits_for_a_cluster_that_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The learner's cluster dies with it and returns: the service tries until it is there, and nothing is lost."""
+    monkeypatch.setattr("stream.loop._AWAY_SECONDS", 0.0)
+    store = MemoryStore()
+    rig = Rig(store, clicks(200), rhythm=replace(RHYTHM, cluster_seconds=1e9))
+    rig.learner.dies_at = 3
+    tries, start = iter(range(5)), rig.learner.start
+
+    def away() -> None:
+        if rig.learner.starts and next(tries, None) is not None:
+            raise LearnerAway("nothing listens there")
+        start()
+
+    rig.learner.start = away  # type: ignore[method-assign]
+    rig.run()
+
+    assert next(tries, None) is None
+    assert rig.learner.starts == 2
+    assert rig.state() == folded(store).state_sha256()
+
+
+def test_a_cluster_that_stays_away_ends_the_service() -> None:
+    """After its time is up the service ends, with the code for a learner that cannot be started."""
+    rig = Rig(MemoryStore(), clicks(200), rhythm=replace(RHYTHM, cluster_seconds=-1.0))
+    rig.learner.dies_at = 3
+    start = rig.learner.start
+
+    def away() -> None:
+        if rig.learner.starts:
+            raise LearnerAway("nothing listens there")
+        start()
+
+    rig.learner.start = away  # type: ignore[method-assign]
+    with pytest.raises(LearnerFailed, match="nothing listens"):
+        rig.run()

@@ -19,6 +19,7 @@ from stream.patience import Patience
 from stream.planner import Head, Planner, Slots
 from stream.policy import Backoff
 from stream.store.directory import DirectoryStore
+from tests.fakes import FakeClock
 
 LAYOUT = Layout("pre", "main")
 RANGES = (PlannedRange(0, 0, 4, absent=4),)
@@ -167,3 +168,77 @@ def test_giving_up_leaves_the_head(tmp_path: Path) -> None:
         planner.fence(RANGES)
     assert planner.head == START
     assert store.puts == 3
+
+
+class SlowStore(DirectoryStore):
+    """A put takes a minute, in which another writer's collector removes the plans `gone`."""
+
+    def __init__(self, root: Path, clock: FakeClock, *gone: int) -> None:
+        super().__init__(root)
+        self.clock, self.gone = clock, gone
+
+    def put(self, key: str, *args: Any, **options: Any) -> str:
+        self.clock.advance(60.0)
+        for seq in self.gone:
+            self.delete(LAYOUT.plan(seq))
+        return super().put(key, *args, **options)
+
+
+def test_late_plan_is_taken_back(tmp_path: Path) -> None:
+    """A plan that arrived so late that its slot had been filled and emptied again is removed by who wrote it."""
+    clock = FakeClock()
+    planner = slow_planner(SlowStore(tmp_path, clock, 0), clock)
+
+    with pytest.raises(Fenced, match="collected"):
+        planner.commit((), "rows")
+    assert stored(DirectoryStore(tmp_path)) == []
+
+
+def test_late_plan_that_follows_stays(tmp_path: Path) -> None:
+    """However long it took: where the plan before is still there, nobody came in between."""
+    clock = FakeClock()
+    planner = slow_planner(SlowStore(tmp_path, clock), clock)
+    planner.commit((), "rows")
+
+    assert [plan.seq for plan in stored(DirectoryStore(tmp_path))] == [0, 1]
+
+
+def test_idle_sleeper_notices(tmp_path: Path) -> None:
+    """The next slot is empty, but one's own newest plan is gone: others went far on meanwhile."""
+    store = DirectoryStore(tmp_path)
+    planner = planner_on(store)
+    planner.fence(RANGES)
+    planner.check()
+    store.delete(LAYOUT.plan(0))
+
+    with pytest.raises(Fenced, match="collected"):
+        planner.check()
+
+
+def test_first_plan_of_a_sleeper(tmp_path: Path) -> None:
+    """Nobody's first plan may come after another's later one."""
+    store = DirectoryStore(tmp_path)
+    other = planner_on(store, name="other")
+    other.fence(RANGES)
+    other.commit((), "rows")
+    store.delete(LAYOUT.plan(0))
+
+    with pytest.raises(Fenced, match="began the lineage"):
+        planner_on(store).check()
+
+
+def test_only_the_own_head_is_level(tmp_path: Path) -> None:
+    """A newest plan that is not one's own means that one was replaced."""
+    planner = planner_on(DirectoryStore(tmp_path))
+    planner.fence(RANGES)
+    planner.check_own(planner.head)
+
+    with pytest.raises(Fenced, match="replaced"):
+        planner.check_own(Head(1, "ab", 2))
+
+
+def slow_planner(store: SlowStore, clock: FakeClock) -> Planner:
+    planner_on(DirectoryStore(store.root)).fence(RANGES)
+    data = DirectoryStore(store.root).get(LAYOUT.plan(0)).data
+    patience = Patience(Backoff(0.0, 0.0), lambda _: False, PrometheusMeter())
+    return Planner(Slots(store, LAYOUT, "t", clock, patience, lambda: "late"), Head(0, plans.sha256(data), 1))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -19,6 +21,7 @@ from stream.errors import (
     StoreUnavailable,
 )
 from stream.store.s3 import PART_BYTES_MIN, S3Settings, S3Store
+from tests.faults import proxy as faults
 from tests.servers.careless_s3 import Objects, careless_s3
 from tests.servers.proxy import Proxy, proxy_to
 from tests.servers.s3 import S3Server
@@ -101,6 +104,28 @@ def test_a_refused_upload_leaves_no_parts(s3_server: S3Server) -> None:
 
 
 @pytest.mark.services
+@pytest.mark.parametrize("way", ["whole", "in parts"])
+def test_a_body_that_breaks_off_leaves_nothing(s3_server: S3Server, way: str) -> None:
+    """A connection that breaks before the body came writes no object, neither an empty one nor half of one."""
+    plain = s3_server.fresh_store()
+    address = urlsplit(s3_server.endpoint)
+    with faults.proxy_to(address.hostname or "", address.port or 0) as breaking:
+
+        def breaks(data: bytes) -> bool:
+            if data.startswith((b"GET ", b"HEAD ", b"PUT ", b"POST ", b"DELETE ")):
+                return False
+            breaking.reset()
+            raise ConnectionResetError
+
+        breaking.loses = breaks
+        store = S3Store(replace(plain.settings, endpoint=breaking.endpoint, attempts=1))
+        for put in (store.put_in_parts,) if way == "in parts" else (store.put, partial(store.put, if_absent=True)):
+            with pytest.raises(StoreUnavailable):
+                put("torn", b"x" * 700)
+
+    assert list(plain.list("torn")) == []
+
+
 def test_a_lost_reply_is_no_answer(s3_server: S3Server, proxy: Proxy) -> None:
     """A create-once whose reply is lost took place all the same: the error says that its outcome is unknown."""
     store = behind(proxy, s3_server, attempts=1)

@@ -46,7 +46,7 @@ def forge(middle: MemoryStore) -> Forge:
 
 def collect(store: MemoryStore, *, archive: bool = True) -> None:
     policy = CheckpointPolicy(kept=2, grace_seconds=0, archive=archive)
-    Collector(store, LAYOUT, policy, FakeClock()).collect()
+    Collector(store, LAYOUT, policy).collect()
 
 
 def test_lineage_that_begins_in_the_middle_passes(middle: MemoryStore) -> None:

@@ -1,0 +1,116 @@
+"""A model that learns nothing but the order: its state is a hash over everything it was given. Cheap, and no less strict.
+
+Nineteen of twenty seeds run on it, in the place of the recommender; the rest on the recommender itself. What the
+simulation is about, the host around the model included, is the product's own code on both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+import stream.host
+from model.batch import Batch, Learned, Scores
+from model.config import LearnerConfig
+from model.snapshot import Snapshot
+
+
+POISON = "poison"
+"""A product at which this model diverges, every time."""
+
+
+class Cosmic:
+    """Where divergence comes from that no plan explains."""
+
+    def __init__(self) -> None:
+        self.ray: Callable[[], bool] = lambda: False
+
+
+cosmic = Cosmic()
+
+
+class Chain:
+    """In the place of `model.learner.Learner`."""
+
+    def __init__(self, config: LearnerConfig) -> None:
+        self.config = config
+        self.state = bytes(32)
+        self.clicks = 0
+        self.sick = False
+
+    def score(self, batch: Batch) -> Scores:
+        return Scores(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+    def learn(self, batch: Batch) -> Learned:
+        known = repr([batch.users.tolist(), batch.items.tolist(), batch.types.tolist(), batch.times.tolist()])
+        self.state = hashlib.sha256(self.state + known.encode()).digest()
+        self.clicks += len(batch)
+        self.sick = POISON in batch.items.tolist() or cosmic.ray()
+        return Learned(len(batch), math.nan, 0, 0)
+
+    def rows(self) -> dict[str, int]:
+        return {"users": self.clicks, "items": self.clicks}
+
+    def quality(self) -> dict[str, float]:
+        return {"loss": math.nan}
+
+    def drift(self) -> dict[str, float]:
+        return {}
+
+
+class _Snapshots:
+    """In the place of the module `model.snapshot`."""
+
+    Snapshot = Snapshot
+
+    @staticmethod
+    def dump(chain: Chain) -> Snapshot:
+        state = {"chain": np.frombuffer(chain.state, np.uint8), "clicks": np.array([chain.clicks])}
+        return Snapshot({"weights": state}, {}, {"config": chain.config.to_dict()})
+
+    @staticmethod
+    def load(snapshot: Snapshot) -> Chain:
+        chain = Chain(LearnerConfig.from_dict(snapshot.meta["config"]))
+        chain.state = snapshot.parts["weights"]["chain"].tobytes()
+        chain.clicks = int(snapshot.parts["weights"]["clicks"][0])
+        return chain
+
+    @staticmethod
+    def digest(chain: Chain) -> str:
+        return f"{chain.state.hex()} {chain.clicks}"
+
+
+class _Health:
+    """In the place of the module `model.health`."""
+
+    @staticmethod
+    def ailment(chain: Chain, _learned: Learned) -> str | None:
+        return "poisoned" if chain.sick else None
+
+
+class _NoView:
+    """In the place of `model.view.ServingView`: nobody asks for recommendations."""
+
+    def publish(self, _model: Any) -> None:
+        """Nothing is shown."""
+
+
+@contextmanager
+def chain_model(*, real: bool) -> Iterator[None]:
+    """Let hosts that are made meanwhile hold a `Chain`, unless `real`."""
+    names: dict[str, Any] = {} if real else {
+        "Learner": Chain, "snapshot": _Snapshots, "health": _Health, "ServingView": _NoView
+    }
+    before = {name: getattr(stream.host, name) for name in names}
+    for name, value in names.items():
+        setattr(stream.host, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(stream.host, name, value)

@@ -1,0 +1,153 @@
+"""`python -m tests.recovery.simulation`: thousands of worlds, each from a seed, each judged. `make simulate` calls it.
+
+    --seeds N [--first K]   worlds K to K+N-1; a bad one prints its seed and what is wrong (exit code 1)
+    --seed K                one world, with its whole trace
+    --sabotage              each protection off in turn: what must be found, and within how many seeds it was (a table)
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from unittest.mock import patch
+
+import pyarrow as pa
+import structlog
+
+import stream.collector
+import stream.verify.archive
+import stream.verify.walk
+from tests.recovery.simulated.chain import chain_model
+from tests.recovery.simulated.judge import judge
+from tests.recovery.simulated.sabotage import SABOTAGES, Sabotage
+from tests.recovery.simulated.story import Story, tell
+
+GROUP = 4
+"""Plans per archive object, so that a short story has something to collect."""
+REAL_MODEL_EACH = 20
+_CHUNK = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the judge said of one world."""
+
+    seed: int
+    wrong: list[str]
+
+
+def live_through(seed: int, *, tracing: bool = False, sabotage: Sabotage | None = None) -> tuple[Story, list[str]]:
+    """The world of `seed`, and what is wrong with its end. The judge keeps every protection."""
+    with _simulated(), chain_model(real=seed % REAL_MODEL_EACH == 0):
+        if sabotage is None:
+            story = tell(seed, tracing=tracing)
+        else:
+            with sabotage.off():
+                story = tell(seed, tracing=tracing)
+        return story, judge(story)
+
+
+def run(seeds: Sequence[int], workers: int) -> Iterator[Found]:
+    """Judge many worlds, side by side; in the order of their seeds."""
+    chunks = [seeds[start : start + _CHUNK] for start in range(0, len(seeds), _CHUNK)]
+    if workers == 1:
+        for chunk in chunks:
+            yield from _judge_all(chunk)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        for found in pool.map(_judge_all, chunks):
+            yield from found
+
+
+def find(sabotage: Sabotage, first: int = 0) -> Found | None:
+    """The first world in which it shows that a protection is off, within the seeds that it is given."""
+    for seed in range(first, first + (sabotage.seeds or 100)):
+        _, wrong = live_through(seed, sabotage=sabotage)
+        if wrong:
+            return Found(seed, wrong)
+    return None
+
+
+def _judge_all(seeds: Sequence[int]) -> list[Found]:
+    return [Found(seed, live_through(seed)[1]) for seed in seeds]
+
+
+@contextmanager
+def _simulated() -> Iterator[None]:
+    """Small groups, files in memory, no log, one thread for Arrow."""
+    pa.set_cpu_count(1)
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    folder = "/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()
+    modules = (stream.collector, stream.verify.archive, stream.verify.walk)
+    patches = [patch.object(module, "GROUP", GROUP) for module in modules] + [patch.object(tempfile, "tempdir", folder)]
+    for each in patches:
+        each.start()
+    try:
+        yield
+    finally:
+        for each in patches:
+            each.stop()
+        structlog.configure(**before)
+
+
+def _table() -> int:
+    failed = 0
+    print("| protection that is off | what breaks without it | found at seed | must be within |")
+    print("| --- | --- | --- | --- |")
+    for sabotage in SABOTAGES:
+        found = find(sabotage)
+        told = f"{found.seed}" if found else f"not in {sabotage.seeds or 100}"
+        print(f"| {sabotage.name} | {sabotage.breaks} | {told} | {sabotage.seeds or 'never'} |", flush=True)
+        failed += bool(found) != bool(sabotage.seeds)
+        if found and not sabotage.seeds:
+            print(f"unexpected: {found.wrong}", file=sys.stderr)
+    return int(failed > 0)
+
+
+def _one(seed: int) -> int:
+    story, wrong = live_through(seed, tracing=True)
+    print("\n".join(story.world.trace or []))
+    print("\n".join(wrong) if wrong else "It ended well.")
+    return int(bool(wrong))
+
+
+def _many(seeds: Sequence[int], workers: int) -> int:
+    begun, bad = time.monotonic(), 0
+    for found in run(seeds, workers):
+        if found.wrong:
+            bad += 1
+            print(f"seed {found.seed}: {'; '.join(found.wrong)}", flush=True)
+    print(f"{len(seeds)} worlds in {time.monotonic() - begun:.0f} s, {bad} ended badly")
+    if bad:
+        print("python -m tests.recovery.simulation --seed N shows what happened in one of them")
+    return int(bad > 0)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=2000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--sabotage", action="store_true")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    chosen = parser.parse_args()
+    if chosen.sabotage:
+        return _table()
+    if chosen.seed is not None:
+        return _one(chosen.seed)
+    return _many(range(chosen.first, chosen.first + chosen.seeds), chosen.workers)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
