@@ -83,7 +83,7 @@ def test_replayed_twice_trained_once(settings: KafkaSettings) -> None:
     rig = Rig(MemoryStore(), [])
     source = KafkaSource(settings, SystemClock())
     doors = Doors(source, rig.letters, rig.store, rig.learner, SystemClock(), rig.meter)
-    service = Service(doors, Orders(LAYOUT, settings.topic, rhythm=RHYTHM, window=1000), InlineExecutor())
+    service = Service(doors, Orders(LAYOUT, settings.topic, rhythm=RHYTHM, window=1000), lambda *_: InlineExecutor())
     service.open()
     turn_until(service, lambda: len(rig.letters.letters) == 4 and service._loop.idle)  # type: ignore[union-attr]
     turn_until(service, lambda: not sum(source.lag().values()) and service._loop.idle)  # type: ignore[union-attr]
@@ -132,7 +132,7 @@ def test_breaker_on_a_real_topic(kafka_broker: KafkaBroker, monkeypatch: pytest.
     source = KafkaSource(settings, SystemClock())
     doors = Doors(source, rig.letters, rig.store, rig.learner, SystemClock(), rig.meter)
     rhythm = replace(RHYTHM, cut=CutPolicy(rows=100), breaker=BreakerPolicy(share=0.5, messages=100), poll_events=1000)
-    service = Service(doors, Orders(LAYOUT, settings.topic, rhythm=rhythm, window=1000), InlineExecutor())
+    service = Service(doors, Orders(LAYOUT, settings.topic, rhythm=rhythm, window=1000), lambda *_: InlineExecutor())
     service.open()
     turn_until(service, lambda: not service.health().ready)
     assert len(rig.letters.letters) < 100

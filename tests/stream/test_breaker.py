@@ -124,10 +124,13 @@ def traffic(seconds: int, rate: int, is_broken: Callable[[int], bool]) -> list[l
 class Watched:
     """A service over a tape, turned second by second."""
 
-    def __init__(self, messages: Sequence[Sequence[Message]], store: MemoryStore | None = None, **policy: Any) -> None:
+    def __init__(
+        self, messages: Sequence[Sequence[Message]], store: MemoryStore | None = None, at: float = 0.0, **policy: Any
+    ) -> None:
         self.store = store or MemoryStore()
         self.rig = Rig(self.store, [])
         self.clock = self.rig.clock
+        self.clock.advance(at)
         self.tape = Tape(self.clock, messages)
         rhythm = replace(
             RHYTHM,
@@ -138,7 +141,7 @@ class Watched:
         )
         rig = self.rig
         doors = Doors(self.tape, rig.letters, self.store, rig.learner, rig.clock, rig.meter)
-        self.service = Service(doors, Orders(LAYOUT, "clicks", rhythm=rhythm, window=1000), InlineExecutor())
+        self.service = Service(doors, Orders(LAYOUT, "clicks", rhythm=rhythm, window=1000), lambda *_: InlineExecutor())
         self.service.open()
         loop = self.service._loop
         assert loop is not None
@@ -266,8 +269,7 @@ def test_restarted_while_open() -> None:
     first.service.run()
     first.service.close()
     before = first.outcomes()
-    second = Watched(messages, store=first.store)
-    second.clock.advance(300.0)
+    second = Watched(messages, store=first.store, at=300.0)
     second.pass_time(10)
 
     assert before[0] == 500
@@ -320,7 +322,7 @@ def test_replaced_while_open() -> None:
     first = Watched(messages)
     first.pass_time(200)
     assert first.is_open
-    Watched(messages, store=first.store)
+    Watched(messages, store=first.store, at=200.0)
 
     with pytest.raises(Fenced, match="replaced"):
         first.pass_time(60)
