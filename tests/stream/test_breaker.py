@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from stream import plans, resume
+from stream import lineage, plans, resume
 from stream.batching import CutPolicy
 from stream.breaker import Breaker, BreakerPolicy, Weighed, weigh
-from stream.errors import Fenced, StoreRefused, StoreUnavailable
+from stream.cli import app
+from stream.errors import ConfigError, Fenced, StoreRefused, StoreUnavailable
 from stream.events import Decoded, Reject
 from stream.gate import LISTEN_SECONDS, PROBE_SECONDS
 from stream.policy import CheckpointPolicy
 from stream.service import Doors, Orders, Service
+from stream.store.directory import DirectoryStore
 from stream.verify.walk import prove
 from tests.fakes import InlineExecutor, MemoryStore
 from tests.rigs import LAYOUT, RHYTHM, Rig, folded
@@ -257,6 +261,21 @@ def test_resumed_by_hand() -> None:
     assert len(watched.rig.letters.letters) >= 1000 - 400  # all but the batch that it opened on again
     trained, rejected = watched.outcomes()
     assert (trained, rejected) == (500, len(watched.rig.letters.letters))
+
+
+def test_each_word_of_the_command_is_a_new_one(tmp_path: Path) -> None:
+    """`headrace resume` writes what a service listens for; said again, it is another word. No store, no word."""
+    store = DirectoryStore(tmp_path / "store")
+    lineage.resolve(store, LAYOUT.prefix, LAYOUT.lineage)
+    etags = []
+    for _ in range(2):
+        done = CliRunner().invoke(app, ["resume", "--store", str(tmp_path / "store")], catch_exceptions=False)
+        assert done.exit_code == 0
+        etags.append(store.head(LAYOUT.resume).etag)
+
+    assert etags[0] != etags[1]
+    with pytest.raises(ConfigError, match="there is no folder"):
+        CliRunner().invoke(app, ["resume", "--store", str(tmp_path / "none")], catch_exceptions=False)
 
 
 def test_restarted_while_open() -> None:
