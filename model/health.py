@@ -34,11 +34,18 @@ def ailment(model: Learner, learned: Learned) -> str | None:
             return f"a weight in {name} is {odd:.3g}"
     if (odd := _odd(model.state.types["priority"])) is not None:
         return f"the priority of an event type is {odd:.3g}"
-    rows = model.items.learned.peek()
+    rows = _touched(model)
     for name in _VECTORS:
         if (place := sick_row(model.items[name], rows, WEIGHT_MAX)) >= 0:
             return f"a weight in an item's {name} is {_odd(model.items[name][rows[place]]):.3g}"
     return None
+
+
+def _touched(model: Learner) -> Int32:
+    """The items that the batch may have changed: all of them after an eviction, which moves rows."""
+    if model.view is None:
+        return np.arange(len(model.items), dtype=np.int32)
+    return model.items.learned.peek()
 
 
 def _odd(values: Float64 | Float32) -> float | None:

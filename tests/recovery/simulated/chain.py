@@ -59,6 +59,9 @@ class Chain:
     def quality(self) -> dict[str, float]:
         return {"loss": math.nan}
 
+    def occupancy(self) -> dict[str, dict[str, int]]:
+        return {}
+
     def drift(self) -> dict[str, float]:
         return {}
 
