@@ -25,18 +25,13 @@ _CODED = pa.dictionary(pa.int32(), pa.string())
 
 def table(data: bytes, schema: pa.Schema, limits: Limits) -> pa.Table:
     """All rows of a file of exactly `schema`. Raises Unreadable for anything else, or more than `limits`."""
-    return _plain(coded(data, schema, limits), schema, limits)
-
-
-def coded(data: bytes, schema: pa.Schema, limits: Limits) -> pa.Table:
-    """The same with texts as dictionaries, whose unfolding may take any amount of memory."""
     view = memoryview(data)
 
     def at(start: int, length: int) -> bytes:
         return bytes(view[start : start + length])
 
     footer.check_pages(at, footer.read(at, len(data), _kinds(schema), limits))
-    return _read(io.BytesIO(data), schema, None)
+    return _plain(_read(io.BytesIO(data), schema, None), schema, limits)
 
 
 def tables(at: Read, size: int, schema: pa.Schema, limits: Limits) -> Iterator[pa.Table]:

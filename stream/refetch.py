@@ -88,18 +88,19 @@ class Refetch:
     def _put_back(self, stored: StagedObject, data: bytes) -> None:
         """Over the altered object, or where there is none; one that became right meanwhile is left."""
         try:
-            there = self.store.get(stored.key)
+            etag = self.store.head(stored.key).etag
+            there = staged.read(self.store, stored)
         except NotFound:
             self._put(stored, data, None)
             return
-        if staged.digest(there.data) != stored.sha256:
-            self._put(stored, data, there.etag)
+        if staged.digest(there) != stored.sha256:
+            self._put(stored, data, etag)
 
     def _put(self, stored: StagedObject, data: bytes, over: str | None) -> None:
         try:
             self.store.put(stored.key, data, if_absent=over is None, if_match=over)
         except PreconditionFailed:  # somebody else put it back, or one's own reply was lost
-            if staged.digest(self.store.get(stored.key).data) != stored.sha256:
+            if staged.digest(staged.read(self.store, stored)) != stored.sha256:
                 raise StoreRefused(
                     f"{stored.key} is being altered by somebody while it is put back: find out by whom, and start again"
                 ) from None
@@ -113,7 +114,8 @@ def _without(chunk: RawChunk, planned: PlannedRange) -> RawChunk:
         keep &= (chunk.offsets < start) | (chunk.offsets >= end)
     places = np.flatnonzero(keep).tolist()
     values = [chunk.values[place] for place in places]
-    return RawChunk(chunk.partition, chunk.offsets[keep], chunk.timestamps[keep], values, None, chunk.arrived)
+    headers = [chunk.headers[place] for place in places] if chunk.headers is not None else None
+    return RawChunk(chunk.partition, chunk.offsets[keep], chunk.timestamps[keep], values, headers, chunk.arrived)
 
 
 def _refused(planned: PlannedRange, stored: StagedObject, wrong: str, why: str) -> StoreRefused:

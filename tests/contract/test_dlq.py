@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
+from stream import gate
+from stream.batching import CutPolicy
+from stream.breaker import BreakerPolicy
 from stream.clocks import SystemClock
 from stream.decode import REPLAY_HEADER
 from stream.errors import SourceRefused
@@ -52,6 +56,15 @@ def places(settings: KafkaSettings, choice: Choice) -> list[tuple[int, int]]:
     return sorted((letter.partition, letter.offset) for letter in found)
 
 
+def turn_until(service: Service, done: Callable[[], bool]) -> None:
+    """Turn the service's loop until something holds."""
+    assert service._loop is not None
+    deadline = time.monotonic() + 120
+    while not done():
+        service._loop.turn()
+        assert time.monotonic() < deadline
+
+
 def test_found_by_reason_and_time(settings: KafkaSettings) -> None:
     """All that were there at the start, and of those the chosen ones; the topic is read to its end and no further."""
     now = round(time.time() * 1000)
@@ -70,12 +83,10 @@ def test_replayed_twice_trained_once(settings: KafkaSettings) -> None:
     rig = Rig(MemoryStore(), [])
     source = KafkaSource(settings, SystemClock())
     doors = Doors(source, rig.letters, rig.store, rig.learner, SystemClock(), rig.meter)
-    service = Service(doors, Orders(LAYOUT, settings.topic, rhythm=RHYTHM, window=1000), InlineExecutor())
+    service = Service(doors, Orders(LAYOUT, settings.topic, rhythm=RHYTHM, window=1000), lambda *_: InlineExecutor())
     service.open()
-    deadline = time.monotonic() + 60
-    while sum(source.lag().values()) or not source.lag() or not service._loop.idle:  # type: ignore[union-attr]
-        service._loop.turn()  # type: ignore[union-attr]
-        assert time.monotonic() < deadline
+    turn_until(service, lambda: len(rig.letters.letters) == 4 and service._loop.idle)  # type: ignore[union-attr]
+    turn_until(service, lambda: not sum(source.lag().values()) and service._loop.idle)  # type: ignore[union-attr]
     service.close()
     verdict = prove(rig.store, LAYOUT.prefix, LAYOUT.lineage)
 
@@ -108,6 +119,32 @@ def test_purged(settings: KafkaSettings) -> None:
     assert purged.records == 4
     assert again.records == 0
     assert places(settings, Choice()) == []
+
+
+def test_breaker_on_a_real_topic(kafka_broker: KafkaBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It opens on a broken tracker and keeps the offsets; once the newest messages are clicks, it goes on there."""
+    monkeypatch.setattr(gate, "PROBE_SECONDS", 0.2)
+    settings = kafka_broker.settings(kafka_broker.topic(2))
+    bad, good = [b"{}"] * 60, [click(user_id=f"u{number % 7}") for number in range(120)]
+    for partition in (0, 1):
+        kafka_broker.produce(settings.topic, bad, partition=partition)
+    rig = Rig(MemoryStore(), [])
+    source = KafkaSource(settings, SystemClock())
+    doors = Doors(source, rig.letters, rig.store, rig.learner, SystemClock(), rig.meter)
+    rhythm = replace(RHYTHM, cut=CutPolicy(rows=100), breaker=BreakerPolicy(share=0.5, messages=100), poll_events=1000)
+    service = Service(doors, Orders(LAYOUT, settings.topic, rhythm=rhythm, window=1000), lambda *_: InlineExecutor())
+    service.open()
+    turn_until(service, lambda: not service.health().ready)
+    assert len(rig.letters.letters) < 100
+    for partition in (0, 1):
+        kafka_broker.produce(settings.topic, good, partition=partition)
+    turn_until(service, lambda: rig.meter.value("headrace_events_total", outcome="trained") == 240)
+    service.close()
+    verdict = prove(rig.store, LAYOUT.prefix, LAYOUT.lineage)
+
+    assert (verdict.trained, verdict.rejected, verdict.breaches) == (240, 120, 0)
+    assert len(rig.letters.letters) == 120
+    assert rig.meter.value("headrace_breaker_openings_total") == 1
 
 
 def test_no_such_topic_is_named(kafka_broker: KafkaBroker) -> None:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from stream import plans, resume
+from stream import lineage, plans, resume
 from stream.batching import CutPolicy
 from stream.breaker import Breaker, BreakerPolicy, Weighed, weigh
-from stream.errors import Fenced, StoreRefused, StoreUnavailable
+from stream.cli import app
+from stream.errors import ConfigError, Fenced, StoreRefused, StoreUnavailable
 from stream.events import Decoded, Reject
 from stream.gate import LISTEN_SECONDS, PROBE_SECONDS
 from stream.policy import CheckpointPolicy
 from stream.service import Doors, Orders, Service
+from stream.store.directory import DirectoryStore
 from stream.verify.walk import prove
 from tests.fakes import InlineExecutor, MemoryStore
 from tests.rigs import LAYOUT, RHYTHM, Rig, folded
@@ -124,10 +128,13 @@ def traffic(seconds: int, rate: int, is_broken: Callable[[int], bool]) -> list[l
 class Watched:
     """A service over a tape, turned second by second."""
 
-    def __init__(self, messages: Sequence[Sequence[Message]], store: MemoryStore | None = None, **policy: Any) -> None:
+    def __init__(
+        self, messages: Sequence[Sequence[Message]], store: MemoryStore | None = None, at: float = 0.0, **policy: Any
+    ) -> None:
         self.store = store or MemoryStore()
         self.rig = Rig(self.store, [])
         self.clock = self.rig.clock
+        self.clock.advance(at)
         self.tape = Tape(self.clock, messages)
         rhythm = replace(
             RHYTHM,
@@ -138,7 +145,7 @@ class Watched:
         )
         rig = self.rig
         doors = Doors(self.tape, rig.letters, self.store, rig.learner, rig.clock, rig.meter)
-        self.service = Service(doors, Orders(LAYOUT, "clicks", rhythm=rhythm, window=1000), InlineExecutor())
+        self.service = Service(doors, Orders(LAYOUT, "clicks", rhythm=rhythm, window=1000), lambda *_: InlineExecutor())
         self.service.open()
         loop = self.service._loop
         assert loop is not None
@@ -256,6 +263,21 @@ def test_resumed_by_hand() -> None:
     assert (trained, rejected) == (500, len(watched.rig.letters.letters))
 
 
+def test_each_word_of_the_command_is_a_new_one(tmp_path: Path) -> None:
+    """`headrace resume` writes what a service listens for; said again, it is another word. No store, no word."""
+    store = DirectoryStore(tmp_path / "store")
+    lineage.resolve(store, LAYOUT.prefix, LAYOUT.lineage)
+    etags = []
+    for _ in range(2):
+        done = CliRunner().invoke(app, ["resume", "--store", str(tmp_path / "store")], catch_exceptions=False)
+        assert done.exit_code == 0
+        etags.append(store.head(LAYOUT.resume).etag)
+
+    assert etags[0] != etags[1]
+    with pytest.raises(ConfigError, match="there is no folder"):
+        CliRunner().invoke(app, ["resume", "--store", str(tmp_path / "none")], catch_exceptions=False)
+
+
 def test_restarted_while_open() -> None:
     """A stop while it is open ends well and leaves the offsets; the next process finds the bad messages and opens."""
     messages = traffic(600, 5, lambda place: place >= 500)
@@ -266,8 +288,7 @@ def test_restarted_while_open() -> None:
     first.service.run()
     first.service.close()
     before = first.outcomes()
-    second = Watched(messages, store=first.store)
-    second.clock.advance(300.0)
+    second = Watched(messages, store=first.store, at=300.0)
     second.pass_time(10)
 
     assert before[0] == 500
@@ -320,7 +341,7 @@ def test_replaced_while_open() -> None:
     first = Watched(messages)
     first.pass_time(200)
     assert first.is_open
-    Watched(messages, store=first.store)
+    Watched(messages, store=first.store, at=200.0)
 
     with pytest.raises(Fenced, match="replaced"):
         first.pass_time(60)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
 
 from stream import plans, staged
+from stream.decode import REPLAY_HEADER
 from stream.errors import StoreRefused
-from stream.events import StagedObject
+from stream.events import Headers, RawChunk, StagedObject
 from stream.replay.source import ReplaySource
 from tests.fakes import InlineLearner, MemoryStore
 from tests.forge import flipped
@@ -48,6 +49,23 @@ class Retaining(ReplaySource):
         return dict.fromkeys(self.partitions(), self.first)
 
 
+class Told(ReplaySource):
+    """A source of messages that were told again from their dead letters: their ids are in headers."""
+
+    def poll(self, max_events: int, timeout_seconds: float) -> Sequence[RawChunk]:
+        return [replace(chunk, headers=_ids(chunk)) for chunk in super().poll(max_events, timeout_seconds)]
+
+
+def _ids(chunk: RawChunk) -> list[Headers]:
+    return [[(REPLAY_HEADER, f"clicks/{chunk.partition}/{offset}".encode())] for offset in chunk.offsets.tolist()]
+
+
+def told(store: MemoryStore) -> Rig:
+    rig = Rig(store, ROWS, rhythm=NO_CHECKPOINT)
+    rig.service._doors = replace(rig.service._doors, source=Told(ROWS, partitions=2, clock=rig.clock))
+    return rig
+
+
 @pytest.fixture
 def store() -> MemoryStore:
     """A lineage whose plans all have to be replayed, for no checkpoint verifies."""
@@ -80,6 +98,22 @@ def test_fetched_again_from_the_source(store: MemoryStore, damage: Damage) -> No
     assert folded(store.copy()).state_sha256() != state  # one fence more
     rig.service.run()
     assert rig.state() == folded(store).state_sha256()
+
+
+def test_ids_in_headers_come_back_too() -> None:
+    """What was told again from dead letters has its ids in headers; they are in the object that is put back."""
+    store = MemoryStore()
+    told(store).run()
+    for info in list(store.list(LAYOUT.checkpoints)):
+        store.delete(info.key)
+    stored = objects(store)[0]
+    data = store.get(stored.key).data
+    store.delete(stored.key)
+
+    told(store).service.open()
+
+    assert store.get(stored.key).data == data
+    assert staged.decode(data, "x")["event_id"].null_count == 0
 
 
 def test_an_untouched_lineage_fetches_nothing(store: MemoryStore) -> None:
