@@ -103,12 +103,12 @@ class Planner:
         data = plans.encode(plan)
         slots.patience.call(f"create plan {plan.seq}", lambda: self._put(plan, data))
         if slots.clock.monotonic() - self._wrote > ASLEEP_SECONDS:
-            slots.patience.call(f"look for plan {head.seq}", lambda: self._keep_or_take_back(plan))
+            slots.patience.call(f"look for plan {head.seq}", lambda: self._keep_or_take_back(plan.seq, data))
         self.head = Head(plan.seq, plans.sha256(data), epoch)
         self._wrote = slots.clock.monotonic()
         return plan
 
-    def _keep_or_take_back(self, plan: Plan) -> None:
+    def _keep_or_take_back(self, seq: int, data: bytes) -> None:
         """After a long while: the slot was empty, but because its plan had been collected? Then ours goes again.
 
         Looking before does not suffice: a request can be under way for as long as a process can sleep.
@@ -116,8 +116,18 @@ class Planner:
         try:
             self._check_not_overslept()
         except Fenced:
-            self._slots.store.delete(self._slots.layout.plan(plan.seq))
+            if not self._is_followed(seq, data):
+                self._slots.store.delete(self._slots.layout.plan(seq))
             raise
+
+    def _is_followed(self, seq: int, data: bytes) -> bool:
+        """Whether another writer found our plan in time and went on from it: then it is part of the history."""
+        key = self._slots.layout.plan(seq + 1)
+        try:
+            following = plans.decode(plans.read(self._slots.store, key), key)
+        except NotFound:  # none, or collected; what is collected takes all before it along, ours too if it counted
+            return False
+        return following.previous_sha256 == plans.sha256(data)
 
     def _check_not_overslept(self) -> None:
         """A writer that slept (stopped, swapped out) while another took over, went on, and collected its garbage would

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from unittest.mock import patch
@@ -24,6 +25,7 @@ import pyarrow as pa
 import structlog
 
 import stream.collector
+import stream.parquet
 import stream.verify.archive
 import stream.verify.walk
 from tests.recovery.simulated.chain import chain_model
@@ -89,7 +91,10 @@ def _simulated() -> Iterator[None]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     folder = "/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()
     modules = (stream.collector, stream.verify.archive, stream.verify.walk)
-    patches = [patch.object(module, "GROUP", GROUP) for module in modules] + [patch.object(tempfile, "tempdir", folder)]
+    patches = [patch.object(module, "GROUP", GROUP) for module in modules]
+    patches.append(patch.object(tempfile, "tempdir", folder))
+    # The same bytes are read by several processes and by the judge: what comes of them cannot change.
+    patches.append(patch.object(stream.parquet, "table", lru_cache(1000)(stream.parquet.table)))
     for each in patches:
         each.start()
     try:

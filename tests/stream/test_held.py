@@ -47,7 +47,7 @@ def reopened(store: MemoryStore, held: Held, resume: Resume = "stop") -> Rig:
     rig.source = source
     service = rig.service
     rig.service = type(service)(
-        replace(service._doors, source=source), replace(service._orders, resume=resume), InlineExecutor()
+        replace(service._doors, source=source), replace(service._orders, resume=resume), lambda *_: InlineExecutor()
     )
     return rig
 

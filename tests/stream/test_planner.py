@@ -194,6 +194,25 @@ def test_late_plan_is_taken_back(tmp_path: Path) -> None:
     assert stored(DirectoryStore(tmp_path)) == []
 
 
+def test_plan_that_was_gone_on_from_stays(tmp_path: Path) -> None:
+    """The reply was late, not the plan: another writer took it up, went on, and collected what was before it."""
+    clock = FakeClock()
+    store = SlowStore(tmp_path, clock, 0)
+    planner = slow_planner(store, clock)
+    ours = planner._slots.store.put
+
+    def taken_up(key: str, *args: Any, **options: Any) -> str:
+        etag = ours(key, *args, **options)
+        head = Head(1, plans.sha256(DirectoryStore(tmp_path).get(LAYOUT.plan(1)).data), 1)
+        planner_on(DirectoryStore(tmp_path), head, name="other").fence(RANGES)
+        return etag
+
+    store.put = taken_up  # type: ignore[method-assign]
+    with pytest.raises(Fenced, match="collected"):
+        planner.commit((), "rows")
+    assert [plan.seq for plan in stored(DirectoryStore(tmp_path))] == [1, 2]
+
+
 def test_late_plan_that_follows_stays(tmp_path: Path) -> None:
     """However long it took: where the plan before is still there, nobody came in between."""
     clock = FakeClock()
