@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pyarrow as pa
@@ -91,7 +92,7 @@ def _simulated() -> Iterator[None]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     folder = "/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()
     modules = (stream.collector, stream.verify.archive, stream.verify.walk)
-    patches = [patch.object(module, "GROUP", GROUP) for module in modules]
+    patches: list[Any] = [patch.object(module, "GROUP", GROUP) for module in modules]
     patches.append(patch.object(tempfile, "tempdir", folder))
     # The same bytes are read by several processes and by the judge: what comes of them cannot change.
     patches.append(patch.object(stream.parquet, "table", lru_cache(1000)(stream.parquet.table)))
