@@ -173,13 +173,13 @@ SABOTAGES = (
     Sabotage(
         "the hashes of a checkpoint's parts: they are not compared",
         "a damaged part is restored from, or stops every start",
-        400,
+        200,
         [(checkpoint, "read_part", _read_unchecked)],
     ),
     Sabotage(
         "the look whether one overslept: a plan in an emptied slot stays",
         "a process that slept through a takeover and the collection after it goes on, on a history of its own",
-        2000,
+        200,
         [(planner.Planner, "_check_not_overslept", _nothing)],
     ),
     Sabotage(
@@ -209,7 +209,7 @@ SABOTAGES = (
     Sabotage(
         "giving a diverged state up: its learner goes on, and is checkpointed",
         "clicks after the divergence are learned on a broken state",
-        400,
+        200,
         [(stream.host.LearnerHost, "_check_sound", _nothing)],
     ),
 )
