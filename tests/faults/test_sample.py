@@ -1,4 +1,4 @@
-"""Some of the fault tests, for every change: quick ones, each of another kind. `make test-faults` runs them all."""
+"""Some of the fault tests, quick ones, each of another kind: `make test-faults TEST_ARGS="-k sample"`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.faults.proxy import Proxy
 from tests.faults.stand import Stand
 from tests.forge import flipped
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.faults]
 
 
 def test_five_kills(stand: Stand) -> None:

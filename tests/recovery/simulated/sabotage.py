@@ -154,8 +154,8 @@ SABOTAGES = (
     ),
     Sabotage(
         "the fence: none is written",
-        "nothing: create-once plans keep two writers apart; which of them goes on is chance",
-        0,
+        "an idle process is never told that it was replaced: two run on side by side, and which one learns is chance",
+        60,
         [(opening.Opening, "_fence", _nothing)],
     ),
     Sabotage(
