@@ -22,7 +22,7 @@ def test_begins_again_when_overtaken() -> None:
     hidden = {key: store.objects.pop(key) for key in list(store.objects) if key.startswith(LAYOUT.checkpoint(newest))}
 
     def overtake(call: str, key: str) -> None:
-        if call == "get" and key.startswith(LAYOUT.plans) and hidden:
+        if call.startswith("get") and key.startswith(LAYOUT.plans) and hidden:
             store.objects.update(hidden)
             hidden.clear()
             for plan in [each for each in store.objects if each.startswith(LAYOUT.plans)]:
