@@ -48,6 +48,7 @@ def test_second_process_compiles_nothing(tmp_path: Path) -> None:
     assert loaded > 10
 
 
+@pytest.mark.timeout(1200)  # minutes of plain Python, and many times as long beside other work
 @pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="this is that run")
 def test_same_without_compilation() -> None:
     """The numeric tests pass with the kernels as plain Python, where bad indices raise instead of reading astray."""

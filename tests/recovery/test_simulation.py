@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
@@ -24,7 +25,7 @@ def test_a_seed_is_a_world() -> None:
     for seed in (20, 23):
         first, second = (live_through(seed, tracing=True)[0].world.trace for _ in range(2))
         assert first
-        assert first == second
+        assert _without_probes(first) == _without_probes(second)
 
 
 @pytest.mark.timeout(900)
@@ -40,3 +41,8 @@ def test_what_only_decides_who_wins(sabotage: Sabotage) -> None:
     """Without these nothing is corrupted: they stop a process sooner, or keep one going."""
     found = find(sabotage)
     assert found is None, found
+
+
+def _without_probes(trace: list[str] | None) -> list[str]:
+    """The start-up probe names its objects by chance, for real."""
+    return [re.sub(r"probe/[0-9a-f]{32}", "probe", line) for line in trace or []]
