@@ -77,8 +77,11 @@ def recover(archive: Archive, learner: LiveLearner, replaying: Replaying) -> Rec
 
 def _newest(archive: Archive) -> int:
     """Of the complete checkpoints, -1 when there is none."""
-    found = archive.patience.call("list checkpoints", lambda: list(checkpoint.complete(archive.store, archive.layout)))
-    return max((seq for seq, _ in found), default=-1)
+    return max((seq for seq, _ in _complete(archive)), default=-1)
+
+
+def _complete(archive: Archive) -> list[tuple[int, str]]:
+    return archive.patience.call("list checkpoints", lambda: list(checkpoint.complete(archive.store, archive.layout)))
 
 
 def _recover(archive: Archive, learner: LiveLearner, replaying: Replaying) -> Recovered:
@@ -140,8 +143,7 @@ def load(archive: Archive, plan: Plan, sha256: str) -> PlannedBatch:
 
 
 def _restore_newest(archive: Archive, learner: LiveLearner) -> Position:
-    found = archive.patience.call("list checkpoints", lambda: list(checkpoint.complete(archive.store, archive.layout)))
-    for seq, key in reversed(found):
+    for seq, key in reversed(_complete(archive)):
         try:
             position = archive.patience.call(f"restore {key}", lambda key=key: learner.restore(key))  # type: ignore[misc]
         except CheckpointInvalid as error:
