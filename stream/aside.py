@@ -1,4 +1,4 @@
-"""Which batches are set aside, and why: those at which learning diverged twice, each time from a state restored anew.
+"""Which batches are set aside, and why: those at which learning diverged twice in a row, from a state restored anew.
 
 Whether it does is a function of the plans, so every process, and a replay a year later, comes to the same decision by
 itself. The record in the store is for people: it decides nothing.
@@ -34,8 +34,12 @@ class Asides:
         """By plan, why its clicks are not to be learned."""
         return self._reasons
 
+    def learned(self, seq: int) -> None:
+        """Plan `seq` was learned, and all went well: whatever made it diverge before was not in its clicks."""
+        self._suspected.discard(seq)
+
     def diverged(self, error: Diverged) -> None:
-        """Learning diverged at a plan. At the second time the plan is set aside, which is recorded in the store.
+        """Learning diverged at a plan. At the second time in a row the plan is set aside, and the store told so.
 
         Once could be this machine's fault: a bit that fell over in memory.
         """

@@ -151,8 +151,8 @@ class Loop:
         self._settle_commit()
         self._settle_revival()
         self._collect_reports(0.05 if draining else 0.0)
-        if draining and not self._crew.learner.in_flight():
-            # What is waited for runs on another thread, which needs the processor.
+        if draining and (self._reviving is not None or not self._crew.learner.in_flight()):
+            # Nothing above has waited, and what is waited for runs on another thread, which needs the processor.
             self._crew.clock.sleep(_BREATH_SECONDS)
         self._commit_if_due(now, draining=draining)  # 6 to 9
         self._checkpoint_if_due(now)  # 11
@@ -271,6 +271,7 @@ class Loop:
     def _settle_report(self, report: LearnReport | CheckpointRef | CheckpointFailed) -> None:
         if isinstance(report, LearnReport):
             self._deaths = 0
+            self._crew.asides.learned(report.seq)
             self._cadence.learned()
             self._crew.figures.learned(report)
             return
@@ -309,7 +310,12 @@ class Loop:
             self._crew.asides.diverged(diverged)
         self._start_learner()
         reports: list[LearnReport] = []
-        replaying = Replaying(self._rhythm.in_flight, reports.append, self._crew.asides.reasons)
+
+        def told(report: LearnReport) -> None:
+            self._crew.asides.learned(report.seq)
+            reports.append(report)
+
+        replaying = Replaying(self._rhythm.in_flight, told, self._crew.asides.reasons)
         recovered = recover(self._crew.archive, self._crew.learner, replaying)
         self._crew.committer.check_own(recovered.head)
         return reports

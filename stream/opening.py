@@ -79,10 +79,14 @@ class Opening:
     def _recover(self) -> Recovered:
         while True:
             try:
-                return recover(self.archive, self.learner, Replaying(_IN_FLIGHT, self.told, self.asides.reasons))
+                return recover(self.archive, self.learner, Replaying(_IN_FLIGHT, self._told, self.asides.reasons))
             except Diverged as error:  # at most twice for a plan
                 self.asides.diverged(error)
                 self.learner.start()
+
+    def _told(self, report: LearnReport) -> None:
+        self.asides.learned(report.seq)
+        self.told(report)
 
     def _check_topic(self, seq: int) -> None:
         """Offsets mean something in their own topic only. Raises ConfigError for another one."""

@@ -88,24 +88,25 @@ class Reader:
 
     def _varint(self, bits: int) -> int:
         """An unsigned number of at most so many bits: what is wider, readers cut off in ways of their own."""
-        value = shift = 0
-        while True:
-            byte = self._byte()
-            value |= (byte & 127) << shift
-            if byte < 128:
-                break
+        byte = self._byte()
+        value, shift = byte & 127, 0
+        while byte >= 128:
             shift += 7
             if shift >= bits:
                 raise Unreadable(f"a number has more than {bits} bits")
+            byte = self._byte()
+            value |= (byte & 127) << shift
         if value >> bits:
             raise Unreadable(f"a number has more than {bits} bits")
         return value
 
     def _byte(self) -> int:
-        if self.place >= len(self._data):
-            raise Unreadable("it ends in the middle")
+        try:
+            byte = self._data[self.place]
+        except IndexError:
+            raise Unreadable("it ends in the middle") from None
         self.place += 1
-        return self._data[self.place - 1]
+        return byte
 
     def _take(self, count: int) -> bytes:
         if count > len(self._data) - self.place:

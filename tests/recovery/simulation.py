@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ import structlog
 
 import stream.collector
 import stream.parquet
+import stream.staged
 import stream.verify.archive
 import stream.verify.walk
 from tests.recovery.simulated.chain import chain_model
@@ -68,9 +69,14 @@ def run(seeds: Sequence[int], workers: int) -> Iterator[Found]:
         for chunk in chunks:
             yield from _judge_all(chunk)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(workers, get_context("spawn"))
+    try:
         for found in pool.map(_judge_all, chunks):
             yield from found
+    finally:
+        for worker in list(pool._processes.values()):
+            worker.kill()  # whoever gives up need not wait for a world without end
+        pool.shutdown(cancel_futures=True)
 
 
 def find(sabotage: Sabotage, first: int = 0) -> Found | None:
@@ -98,6 +104,7 @@ def _simulated() -> Iterator[None]:
     patches.append(patch.object(tempfile, "tempdir", folder))
     # The same bytes are read by several processes and by the judge: what comes of them cannot change.
     patches.append(patch.object(stream.parquet, "table", lru_cache(1000)(stream.parquet.table)))
+    patches.append(patch.object(stream.staged, "to_batch", _once(stream.staged.to_batch)))
     for each in patches:
         each.start()
     try:
@@ -106,6 +113,19 @@ def _simulated() -> Iterator[None]:
         for each in patches:
             each.stop()
         structlog.configure(**before)
+
+
+def _once(to_batch: Callable[[Sequence[pa.Table]], Any]) -> Callable[[Sequence[pa.Table]], Any]:
+    """The same, but for the same tables only once."""
+    known: dict[tuple[int, ...], tuple[Sequence[pa.Table], Any]] = {}
+
+    def once(tables: Sequence[pa.Table]) -> Any:
+        key = tuple(map(id, tables))
+        if key not in known:
+            known[key] = (list(tables), to_batch(tables))
+        return known[key][1]
+
+    return once
 
 
 def _table() -> int:

@@ -28,6 +28,16 @@ class Cosmic:
 
     def __init__(self) -> None:
         self.ray: Callable[[], bool] = lambda: False
+        self.struck: set[bytes] = set()
+        """States in which it struck last: not twice in a row, since twice in a row is how poison is known."""
+
+    def strikes(self, state: bytes) -> bool:
+        """Whether learning that leads to `state` goes wrong this time."""
+        if state in self.struck:
+            self.struck.discard(state)
+        elif self.ray():
+            self.struck.add(state)
+        return state in self.struck
 
 
 cosmic = Cosmic()
@@ -49,7 +59,7 @@ class Chain:
         known = repr([batch.users.tolist(), batch.items.tolist(), batch.types.tolist(), batch.times.tolist()])
         self.state = hashlib.sha256(self.state + known.encode()).digest()
         self.clicks += len(batch)
-        self.sick = POISON in batch.items.tolist() or cosmic.ray()
+        self.sick = POISON in batch.items.tolist() or cosmic.strikes(self.state)
         return Learned(len(batch), math.nan, 0, 0)
 
     def rows(self) -> dict[str, int]:

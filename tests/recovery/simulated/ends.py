@@ -7,9 +7,12 @@ the effect. What the outside holds (`Bucket`, `Log`) belongs to the world and ou
 from __future__ import annotations
 
 import hashlib
+import json
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -46,16 +49,15 @@ class Weather:
 
 
 class Bucket:
-    """What the store holds. `written`: everything that was ever written, by SHA-256, for the judge. `plans`: every plan
-    ever written, collected ones too.
-    """
+    """What the store holds. `written`: everything that was ever written, by SHA-256, for the judge."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.weather = Weather()
         self.objects: dict[str, tuple[bytes, float]] = {}
         self.written: dict[str, bytes] = {}
-        self.plans: list[bytes] = []
+        self.planned: dict[int, int] = {}
+        """Up to which offset each partition has been planned: whoever's plan it was."""
         self.tables: dict[str, Any] = {}
         """What the judge has decoded."""
         self.honours_conditions = True
@@ -71,7 +73,8 @@ class Bucket:
         self.objects[key] = (data, WALL_START + self.world.now)
         self.written[hashlib.sha256(data).hexdigest()] = data
         if "/plan/" in key:
-            self.plans.append(data)
+            for planned in json.loads(data)["plan"]["ranges"]:
+                self.planned[planned["partition"]] = max(self.planned.get(planned["partition"], 0), planned["end"])
         return _etag(data)
 
     def delete(self, key: str, if_match: str | None) -> None:
@@ -211,6 +214,8 @@ class Log:
         self.messages: dict[int, list[Message]] = {partition: [] for partition in opened}
         for message in messages:
             self.messages[message.partition].append(message)
+        self._at = {partition: [each.at for each in found] for partition, found in self.messages.items()}
+        self._offsets = {partition: [each.offset for each in found] for partition, found in self.messages.items()}
         self.held = dict.fromkeys(opened, 0)
         self.quiet: list[tuple[float, float]] = []
         """Spans in which no broker answers."""
@@ -223,8 +228,14 @@ class Log:
 
     def ends(self, partition: int) -> int:
         """The offset after the last message that has been published."""
-        published = [message.offset for message in self.messages[partition] if message.at <= self._world.now]
-        return published[-1] + 1 if published else 0
+        published = bisect_right(self._at[partition], self._world.now)
+        return self._offsets[partition][published - 1] + 1 if published else 0
+
+    def read(self, partition: int, offset: int, most: int) -> Sequence[Message]:
+        """At most so many messages of a partition from `offset` on, of those that have been published."""
+        published = bisect_right(self._at[partition], self._world.now)
+        first = bisect_left(self._offsets[partition], offset)
+        return self.messages[partition][first : min(published, first + most)]
 
     def is_quiet(self) -> bool:
         """Whether no broker answers now."""
@@ -293,12 +304,7 @@ class SimulatedSource:
             at = self._next[partition]
             if at < (held := self._log.held[partition]):
                 raise SourceRefused(f"offset {at} of partition {partition} is no longer held: the first one is {held}")
-            found = [
-                message
-                for message in self._log.messages[partition]
-                if message.offset >= at and message.at <= self._world.now
-            ][:most]
-            if found:
+            if found := self._log.read(partition, at, most):
                 self._next[partition] = found[-1].offset + 1
                 yield _chunk(found, self._world.now)
 
@@ -520,5 +526,6 @@ class SimulatedLearner:
         return self._body
 
 
+@lru_cache(10_000)
 def _etag(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()

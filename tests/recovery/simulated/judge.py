@@ -147,10 +147,12 @@ def _fold(story: Story, store: MemoryStore, chain: list[tuple[Plan, str]]) -> It
     """Every complete checkpoint, and the live state at the end, are what an unbroken run over the plans gives."""
     config = HostConfig(MODEL, LAYOUT, store, WINDOW, fork=False)
     complete = dict(checkpoint.complete(store, LAYOUT))
-    aside = _diverging(story, config, chain)
+    batches = [_planned(story.bucket, plan, sha256) for plan, sha256 in chain]
+    aside = _diverging(config, batches)
     host = LearnerHost(config)
-    for plan, sha256 in chain:
-        host.apply(replace(_planned(story.bucket, plan, sha256), aside=aside.get(plan.seq, "")))
+    for planned in batches:
+        plan = planned.plan
+        host.apply(replace(planned, aside=aside.get(plan.seq, "")))
         if not complete.get(plan.seq, story.rotten).startswith(story.rotten):
             yield from _same(config, complete[plan.seq], host)
     recorded = {int(key[-25:-5]) for key in store.objects if key.startswith(LAYOUT.asides)}
@@ -164,14 +166,14 @@ def _fold(story: Story, store: MemoryStore, chain: list[tuple[Plan, str]]) -> It
         yield f"the newest checkpoint is {newest}, and plans {owed} are in none"
 
 
-def _diverging(story: Story, config: HostConfig, chain: list[tuple[Plan, str]]) -> dict[int, str]:
+def _diverging(config: HostConfig, batches: list[PlannedBatch]) -> dict[int, str]:
     """At which plans a clean run diverges, each found by running again from the start without those before it."""
     aside: dict[int, str] = {}
     while True:
         host = LearnerHost(config)
         try:
-            for plan, sha256 in chain:
-                host.apply(replace(_planned(story.bucket, plan, sha256), aside=aside.get(plan.seq, "")))
+            for planned in batches:
+                host.apply(replace(planned, aside=aside.get(planned.plan.seq, "")))
         except Diverged as error:
             aside[error.seq] = error.reason
         else:

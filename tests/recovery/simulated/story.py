@@ -102,6 +102,7 @@ class _Teller:
         self.poisonous = self.random.choice((0.0, 0.0, 0.02, 0.1))
         rays = self.random.choice((0.0, 0.0, 0.02))
         cosmic.ray = lambda: world.now < STORM and world.random.random() < rays
+        cosmic.struck.clear()
         opened = self._partitions()
         bucket, log = Bucket(world), Log(world, self._messages(opened), opened)
         bucket.weather = self._weather()
@@ -302,7 +303,7 @@ class _Teller:
 
     def _retain(self) -> None:
         """Retention drops what is old. Only what a checkpoint or a plan has: losing more is a loss by definition."""
-        covered = self._planned()
+        covered = self.story.bucket.planned
         for partition, end in covered.items():
             self.story.log.held[partition] = max(self.story.log.held[partition], end - self.random.randint(0, 5))
 
@@ -324,14 +325,6 @@ class _Teller:
         if how == "lost":
             del bucket.objects[key]
 
-    def _planned(self) -> dict[int, int]:
-        """Up to which offset each partition has been planned: whoever's plan it was."""
-        ends: dict[int, int] = {}
-        for data in self.story.bucket.plans:
-            for planned in json.loads(data)["plan"]["ranges"]:
-                ends[planned["partition"]] = max(ends.get(planned["partition"], 0), planned["end"])
-        return ends
-
     # The calm.
 
     def _calm(self) -> None:
@@ -346,9 +339,9 @@ class _Teller:
     def _is_done(self) -> bool:
         """One service runs, and all that was published is planned; nobody else has a say any more."""
         running = [run for run in self.story.runs if run.ended is None]
-        if len(running) != 1 or self.world.now < STORM + 60:
+        if len(running) != 1 or self.world.now < max(STORM + 60, running[0].process.asleep_until):
             return False
-        ends, log = self._planned(), self.story.log
+        ends, log = self.story.bucket.planned, self.story.log
         return all(ends.get(partition, 0) >= log.ends(partition) for partition in log.messages)
 
     def _stop(self) -> None:

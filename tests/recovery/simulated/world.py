@@ -16,6 +16,8 @@ from typing import Any
 from greenlet import getcurrent, greenlet
 
 WALL_START = 1_700_000_000.0
+LOOKS_MAX = 10_000
+"""How often in a row a thread may look at the clock without letting time pass: more, and it spins for ever."""
 
 
 class Killed(BaseException):
@@ -77,6 +79,14 @@ class World:
         self._order = 0
         self._tasks: dict[greenlet, Task] = {}
         self._dying: list[Process] = []
+        self._looks = 0
+
+    def look(self) -> float:
+        """The time, for a thread that asks. Raises RuntimeError when it does nothing but ask."""
+        self._looks += 1
+        if self._looks > LOOKS_MAX:
+            raise RuntimeError(f"it looks at the clock {LOOKS_MAX} times and never waits")
+        return self.now
 
     def note(self, process: Process | None, text: str) -> None:
         """A line of the trace."""
@@ -152,6 +162,7 @@ class World:
         task.thread.switch()
 
     def _switch(self, task: Task) -> None:
+        self._looks = 0
         self._hub.switch()
         if not task.process.alive:
             raise Killed
@@ -282,7 +293,7 @@ class ProcessClock:
         return WALL_START + self._process.world.now + self._process.skew
 
     def monotonic(self) -> float:
-        return self._process.world.now
+        return self._process.world.look()
 
     def sleep(self, seconds: float) -> None:
         self._process.world.sleep(seconds)
