@@ -74,6 +74,7 @@ test-services: venv ## Run the tests on a real Kafka and S3 (STORE=seaweedfs or 
 
 simulate: venv ## Let thousands of simulated worlds go wrong, and judge each (SEEDS=100000 for a night; FIRST=0)
 	@$(BIN)/python -m tests.recovery.simulation --seeds $(SEEDS) --first $(FIRST)
+
 fuzz: venv ## Fuzz what reads bytes from outside (SECONDS=60; pip install '.[fuzz]' in .venv first)
 	@$(BIN)/python -m tests.fuzz.run $(SECONDS) $(FUZZ)
 

@@ -55,6 +55,7 @@ class Opening:
         A writer that is still alive may plan while we recover: then its plan is in our slot, and we recover once more.
         """
         for _ in range(_TRIES):
+            since = self.slots.clock.monotonic()
             recovered = self._recover()
             try:
                 self._check_topic(recovered.head.seq)
@@ -63,7 +64,7 @@ class Opening:
                 continue
             lost = self._lost(recovered.next_offsets)
             offsets = _first_offsets(self.source, self.start, recovered.next_offsets)
-            planner = Planner(self.slots, recovered.head)
+            planner = Planner(self.slots, recovered.head, since)
             try:
                 self._fence(planner, offsets)
                 self._leave_out(planner, lost)

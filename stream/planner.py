@@ -45,11 +45,14 @@ class Slots:
 
 
 class Planner:
-    """Writes the plan after `head`, and remembers it as the new head."""
+    """Writes the plan after `head`, and remembers it as the new head.
 
-    def __init__(self, slots: Slots, head: Head) -> None:
+    `since`: monotonic seconds at which it was begun to look for `head`; None: just now.
+    """
+
+    def __init__(self, slots: Slots, head: Head, since: float | None = None) -> None:
         self._slots = slots
-        self._wrote = slots.clock.monotonic()
+        self._wrote = slots.clock.monotonic() if since is None else since
         self.head = head
 
     def fence(self, ranges: tuple[PlannedRange, ...]) -> Plan:

@@ -10,8 +10,8 @@ import pytest
 from tests.recovery.simulated.sabotage import SABOTAGES, Sabotage
 from tests.recovery.simulation import find, live_through, run
 
-SEEDS = int(os.environ.get("SIMULATED_SEEDS", "400"))
-"""`make simulate` runs 2,000 and more; these are what a run of all tests has time for."""
+SEEDS = int(os.environ.get("SIMULATED_SEEDS", "200"))
+"""`make simulate` runs 2,000 and more, as CI does after the tests; these are for a developer's run of everything."""
 
 
 @pytest.mark.timeout(900)

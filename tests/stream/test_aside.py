@@ -13,9 +13,11 @@ from model import health
 from model.batch import Batch, Learned
 from model.learner import Learner
 from stream import checkpoint
+from stream.aside import Asides
 from stream.errors import Diverged, LearnerFailed
 from stream.events import PlannedBatch
 from stream.host import LearnerHost
+from stream.metrics import PrometheusMeter
 from stream.patience import Patience
 from stream.planner import Head
 from stream.policy import Backoff
@@ -96,6 +98,19 @@ def test_once_is_no_reason(sick: Callable[[int], None]) -> None:
     assert rig.meter.value("headrace_events_total", outcome="trained") == 320
     assert rig.meter.value("headrace_learner_restarts_total") == 1
     assert rig.state() == folded(store).state_sha256()
+
+
+def test_suspicion_ends_with_success() -> None:
+    """Diverged, learned well, and diverged again: two faults of this machine, and still no reason."""
+    store = MemoryStore()
+    asides = Asides(store, LAYOUT, Patience(Backoff(0.0, 0.0), lambda _: False, PrometheusMeter()), PrometheusMeter())
+    asides.diverged(Diverged(5, "nan"))
+    asides.learned(5)
+    asides.diverged(Diverged(5, "nan"))
+    assert asides.reasons == {}
+
+    asides.diverged(Diverged(5, "nan"))
+    assert asides.reasons == {5: "nan"}
 
 
 def test_poison_upon_poison(sick: Callable[[int], None]) -> None:

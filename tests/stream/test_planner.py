@@ -246,6 +246,20 @@ def test_first_plan_of_a_sleeper(tmp_path: Path) -> None:
         planner_on(store).check()
 
 
+def test_slept_between_recovery_and_fence(tmp_path: Path) -> None:
+    """What was recovered was long collected when the fence comes: it must not go into the emptied slot."""
+    store, clock = DirectoryStore(tmp_path), FakeClock()
+    planner_on(store).fence(RANGES)
+    data = store.get(LAYOUT.plan(0)).data
+    store.delete(LAYOUT.plan(0))
+    slots = Slots(store, LAYOUT, "t", clock, Patience(Backoff(0.0, 0.0), lambda _: False, PrometheusMeter()), str)
+    late = Planner(slots, Head(0, plans.sha256(data), 1), since=clock.monotonic() - 60.0)
+
+    with pytest.raises(Fenced, match="collected"):
+        late.fence(RANGES)
+    assert list(store.list(LAYOUT.plans)) == []
+
+
 def test_only_the_own_head_is_level(tmp_path: Path) -> None:
     """A newest plan that is not one's own means that one was replaced."""
     planner = planner_on(DirectoryStore(tmp_path))

@@ -138,7 +138,7 @@ class _Teller:
         return opened
 
     def _messages(self, opened: Mapping[int, float]) -> list[Message]:
-        count, nexts = self.random.randint(30, 120), dict.fromkeys(opened, 0)
+        count, nexts = self.random.randint(15, 60), dict.fromkeys(opened, 0)
         found = []
         bursts = sorted(self.random.uniform(0, STORM) for _ in range(self.random.randint(3, count)))
         for place, at in enumerate(sorted(self.random.choice(bursts) for _ in range(count))):
@@ -328,6 +328,7 @@ class _Teller:
     # The calm.
 
     def _calm(self) -> None:
+        self.world.now = max(self.world.now, STORM)  # nothing may have been due just before
         self.world.note(None, "the storm is over")
         self.story.bucket.weather = Weather()
         for run in self.story.runs:
