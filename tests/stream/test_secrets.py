@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
@@ -58,6 +59,16 @@ def said(world: dict[str, str], *argv: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+def said_until_stopped(world: dict[str, str], word: str, path: Path, *argv: str) -> tuple[int, str]:
+    """The same for a command that goes on: it is stopped as soon as it has said `word`, or after a minute."""
+    with path.open("w") as file, subprocess.Popen([HEADRACE, *argv], env=world, stdout=file, stderr=file) as running:
+        deadline = time.monotonic() + 60
+        while word not in path.read_text() and running.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        running.terminate()
+        return running.wait(60), path.read_text()
+
+
 def leaked(text: str) -> list[str]:
     """What a text holds of any secret; they all have one word in common."""
     return re.findall(r"\S{0,20}planted\S{0,20}", text)
@@ -73,7 +84,6 @@ def test_commands(world: dict[str, str], tmp_path: Path) -> None:
     runs: list[tuple[int, dict[str, str], list[str]]] = [
         (0, {}, ["config", "--json"]),
         (1, {}, ["doctor", "--json"]),
-        (1, {}, ["run"]),
         (2, folder | {"HEADRACE_LOG_FORMAT": "json"}, ["run"]),
         (2, wrong | login | misspelt, ["run"]),
         (1, {}, ["train", "--json"]),
@@ -81,6 +91,9 @@ def test_commands(world: dict[str, str], tmp_path: Path) -> None:
     ]
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda each: said(world | each[1], *each[2]), runs))
+
+    runs.append((7, {}, ["run"]))  # no store answers: it waits for one
+    results.append(said_until_stopped(world, "trying again", tmp_path / "run.log", "run"))
 
     for (code, _, argv), (got, text) in zip(runs, results, strict=True):
         assert (argv, leaked(text)) == (argv, [])
