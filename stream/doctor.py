@@ -30,6 +30,8 @@ from stream.wiring import kafka_settings, open_store, ray_config, s3_settings
 State = Literal["ok", "warn", "fail"]
 
 SKEW_SECONDS_MAX: Final = 60.0
+GRACE_SECONDS_MIN: Final = 120.0
+"""What a request may be under way: a client's time-outs and tries together, and a sleeper's first request after it."""
 DISK_BYTES_MIN: Final = 1 << 30
 LEARNER_BYTES: Final = 1 << 30
 KAFKA_SECONDS: Final = 5.0
@@ -76,6 +78,10 @@ def _one_line(text: str) -> str:
 def _configuration(settings: Settings) -> Iterator[Check]:
     given = [row for row in settings.effective() if row.source != "default"]
     yield Check("configuration", "ok", f"valid; {len(given)} set, the rest by default (`headrace config` shows them)")
+    if (grace := settings.stream.gc_grace_seconds) < GRACE_SECONDS_MIN:
+        detail = f"what is collected is only {grace:g} s old: a request that comes later than that finds its slot empty"
+        remedy = f"set HEADRACE_STREAM_GC_GRACE_SECONDS to {GRACE_SECONDS_MIN:g} or more (3600 by default)"
+        yield Check("collection", "warn", detail, remedy)
 
 
 def _kafka(settings: Settings) -> Iterator[Check]:

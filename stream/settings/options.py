@@ -169,7 +169,12 @@ class StreamOptions(Group):
     )
     checkpoints_kept: int = option("Newest checkpoints to keep.", 3, unit="checkpoints", ge=1, le=1000)
     gc_grace_seconds: float = option(
-        "Age below which nothing is collected, so that a reader can finish.", 3600, unit="s", ge=0, le=31 * 86_400
+        "Age below which nothing is collected, so that readers finish, and late requests meet what they were sent to. "
+        "Under two minutes for trials only.",
+        3600,
+        unit="s",
+        ge=0,
+        le=31 * 86_400,
     )
     archive: bool = option("Keep learned clicks as an archive when their plans are collected.", default=True)
     breaker_share: float = option(

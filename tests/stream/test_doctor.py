@@ -63,7 +63,7 @@ def local(tmp_path: Path, closed_port: int) -> dict[str, object]:
 
 def found(arguments: dict[str, object], name: str) -> Check:
     """The one finding of that name, by its examination alone."""
-    examination = {"shared memory": "memory", "topic": "kafka"}.get(name, name)
+    examination = {"shared memory": "memory", "topic": "kafka", "collection": "configuration"}.get(name, name)
     everything = doctor._EXAMINATIONS
     only = {examination: everything[examination]}
     with pytest.MonkeyPatch.context() as patch:
@@ -164,6 +164,15 @@ def test_configuration_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert [(check.name, check.state) for check in findings] == [("configuration", "fail")] * 2
     assert any("INCREMENTAL_EPOCHS='none'" in check.detail for check in findings)
+
+
+def test_grace_too_short(local: dict[str, object]) -> None:
+    """A grace period in which a late request can still come."""
+    check = found(local | {"stream.gc_grace_seconds": 30}, "collection")
+
+    assert (check.state, "HEADRACE_STREAM_GC_GRACE_SECONDS" in check.remedy) == ("warn", True)
+    with pytest.raises(StopIteration):
+        found(local | {"stream.gc_grace_seconds": 120}, "collection")
 
 
 def test_memory_short(local: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
