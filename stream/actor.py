@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from queue import SimpleQueue
+from threading import Event
 from typing import Any
 
 import ray
@@ -31,7 +32,7 @@ _OPTIONS: dict[str, Any] = {
     "max_restarts": 0,
     "max_task_retries": 0,
     "num_cpus": 1,
-    "concurrency_groups": {"read": 2, "upload": 1},
+    "concurrency_groups": {"read": 2, "upload": 1, "life": 1},
 }
 _UNREACHED = (RayError, ConnectionError)  # Ray Client says ConnectionError where Ray says RayError
 
@@ -43,6 +44,11 @@ class _Actor(LearnerHost):
         faultpoints.arm(fault)
         self._handed_over: SimpleQueue[Exception | None] = SimpleQueue()
         super().__init__(config)
+
+    @ray.method(concurrency_group="life")
+    def live(self) -> None:
+        """Never returns: that this call has failed says that the process is gone, also while nothing else is asked."""
+        Event().wait()
 
     @ray.method(concurrency_group="read")
     def recommend(self, user_id: str, top_n: int) -> list[Recommendation]:  # type: ignore[override]  # Ray's wrapper
@@ -80,6 +86,7 @@ class RayLearner:
         self._config = config
         self._fault = fault
         self._actor: Any = None
+        self._life: Any = None
         self._applies: deque[Any] = deque()
         self._checkpoints: deque[Any] = deque()
 
@@ -92,6 +99,7 @@ class RayLearner:
             fault, self._fault = self._fault, ""
             self._actor = ray.remote(**options)(_Actor).remote(self._config, fault)
             ray.get(self._actor.status.remote(), timeout=_START_SECONDS)
+            self._life = self._actor.live.remote()
         except GetTimeoutError:
             self.close()  # else it would go on waiting for a CPU, and start when nobody wants it any more
             raise LearnerFailed(
@@ -137,7 +145,7 @@ class RayLearner:
 
     def close(self) -> None:
         """End the actor, if one runs; what was in flight is forgotten."""
-        actor, self._actor = self._actor, None
+        actor, self._actor, self._life = self._actor, None, None
         self._applies.clear()
         self._checkpoints.clear()
         try:
@@ -147,13 +155,17 @@ class RayLearner:
             log.warning("the learner's cluster is out of reach; it ends the learner by itself", error=str(error))
 
     def _ready(self, timeout_seconds: float) -> set[Any]:
-        waiting = [*self._applies, *self._checkpoints]
-        if self._actor is None or not waiting:
+        """What has come of all that was asked. Raises LearnerLost when the process is gone, though nothing was asked."""
+        if self._life is None:
             return set()
+        asked = [*self._applies, *self._checkpoints]
+        waiting = [*asked, self._life]
         try:
             ready, _ = ray.wait(waiting, num_returns=1, timeout=timeout_seconds)
-            if ready and len(waiting) > 1:
+            if ready and asked:
                 ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+            if ready == [self._life]:
+                ray.get(self._life)
         except _UNREACHED as error:
             raise _lost(error) from error
         return set(ready)

@@ -174,6 +174,18 @@ def test_killed_process_is_lost(learner: LiveLearner) -> None:
     assert learner.status()["seq"] == -1
 
 
+def test_death_of_an_idle_one_is_noticed(learner: LiveLearner) -> None:
+    """Nobody asks it anything: who collects is told all the same, and soon."""
+    if isinstance(learner, InlineLearner):
+        learner.kill()
+    else:
+        os.kill(learner.status()["pid"], signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    with pytest.raises(LearnerLost):
+        while time.monotonic() < deadline:
+            learner.collect(0.1)
+
+
 def chain(count: int) -> list[PlannedBatch]:
     """A fence and plans of 20 clicks each, well chained."""
     planned, previous = [], ""
