@@ -155,7 +155,7 @@ class RayLearner:
             log.warning("the learner's cluster is out of reach; it ends the learner by itself", error=str(error))
 
     def _ready(self, timeout_seconds: float) -> set[Any]:
-        """What has come of all that was asked. Raises LearnerLost when the process is gone, though nothing was asked."""
+        """What has come of all that was asked. Raises LearnerLost when the process is gone, asked anything or not."""
         if self._life is None:
             return set()
         asked = [*self._applies, *self._checkpoints]

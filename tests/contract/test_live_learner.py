@@ -180,10 +180,15 @@ def test_death_of_an_idle_one_is_noticed(learner: LiveLearner) -> None:
         learner.kill()
     else:
         os.kill(learner.status()["pid"], signal.SIGKILL)
-    deadline = time.monotonic() + 30
     with pytest.raises(LearnerLost):
-        while time.monotonic() < deadline:
-            learner.collect(0.1)
+        listen(learner)
+
+
+def listen(learner: LiveLearner) -> None:
+    """Collect for half a minute."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        learner.collect(0.1)
 
 
 def chain(count: int) -> list[PlannedBatch]:
