@@ -118,12 +118,16 @@ class Stand(Run):
         return [service, *service.children(recursive=True)]
 
     def learner(self) -> psutil.Process | None:
-        """The learner's process, if one runs now: of the service's own Ray, or the cluster's youngest."""
+        """The learner's process, if one runs now: of the service's own Ray, or the cluster's youngest.
+
+        Not the copy of it that writes a checkpoint, which is younger, and has its name.
+        """
         root = psutil.Process(self.cluster.process.pid) if self.cluster is not None else self.family()[0]
         found: list[tuple[float, psutil.Process]] = []
         for each in root.children(recursive=True):
             with suppress(psutil.Error):  # it has ended meanwhile
-                found += [(each.create_time(), each)] if "_Actor" in "".join(each.cmdline()) else []
+                if _is_actor(each) and not _is_actor(each.parent()):
+                    found.append((each.create_time(), each))
         return max(found, key=lambda pair: pair[0])[1] if found else None
 
     def publish(self, count: int, *, odd: float = 0.06, partition: int | None = None) -> None:
@@ -269,3 +273,7 @@ class Stand(Run):
         ]
         said = {"sent": dict(self.sent), "planned": dict(self.outcomes()), "plans": plans[-20:], "pid": os.getpid()}
         return "\n".join([json.dumps(said), *lines[-120:]])
+
+
+def _is_actor(each: psutil.Process | None) -> bool:
+    return each is not None and "_Actor" in "".join(each.cmdline())

@@ -1,0 +1,77 @@
+"""A real Prometheus that scrapes one service each second."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.servers import process
+
+
+class Prometheus:
+    """One that runs at `url`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The series that an instant query gives. Raises ValueError with Prometheus's own words when it is refused."""
+        asked = urllib.parse.urlencode({"query": expression})
+        try:
+            with urllib.request.urlopen(f"{self.url}/api/v1/query?{asked}", timeout=10) as reply:
+                found: list[dict[str, Any]] = json.load(reply)["data"]["result"]
+        except urllib.error.HTTPError as error:
+            raise ValueError(f"{expression}: {error.read().decode()}") from error
+        return found
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Every rule loaded, with its health."""
+        with urllib.request.urlopen(f"{self.url}/api/v1/rules", timeout=10) as reply:
+            return [rule for group in json.load(reply)["data"]["groups"] for rule in group["rules"]]
+
+
+@contextmanager
+def prometheus(folder: Path, target: str, rules: Path) -> Iterator[Prometheus]:
+    """Scrape `target` (host:port) as job `headrace`, with these rules. Skips the test where none is installed."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("Prometheus is absent: apt-get install -y --no-install-recommends prometheus")
+    (port,) = process.free_ports(1)
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(rules)],
+        "scrape_configs": [{"job_name": "headrace", "static_configs": [{"targets": [target]}]}],
+    }
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    log = folder / "prometheus.log"
+    argv = [
+        program,
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    running = process.start(argv, log)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        process.wait_until(lambda: _answers(f"{url}/-/ready"), running, log)
+        yield Prometheus(url)
+    finally:
+        running.kill()
+        running.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
