@@ -6,13 +6,14 @@ itself. The record in the store is for people: it decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import msgspec
 import structlog
 
 from stream.errors import Diverged, PreconditionFailed
+from stream.events import LearnReport
 from stream.naming import Layout
 from stream.patience import Patience
 from stream.ports import Meter, ObjectStore
@@ -37,6 +38,15 @@ class Asides:
     def learned(self, seq: int) -> None:
         """Plan `seq` was learned, and all went well: whatever made it diverge before was not in its clicks."""
         self._suspected.discard(seq)
+
+    def noting(self, told: Callable[[LearnReport], None]) -> Callable[[LearnReport], None]:
+        """`told`, which lets the suspicion of each plan that is reported end first: for a replay."""
+
+        def note(report: LearnReport) -> None:
+            self.learned(report.seq)
+            told(report)
+
+        return note
 
     def diverged(self, error: Diverged) -> None:
         """Learning diverged at a plan. At the second time in a row the plan is set aside, and the store told so.

@@ -152,7 +152,7 @@ class Loop:
         self._settle_revival()
         self._collect_reports(0.05 if draining else 0.0)
         if draining and (self._reviving is not None or not self._crew.learner.in_flight()):
-            # Nothing above has waited, and what is waited for runs on another thread, which needs the processor.
+            # Nothing above need have waited, and what is waited for runs on another thread, which needs the processor.
             self._crew.clock.sleep(_BREATH_SECONDS)
         self._commit_if_due(now, draining=draining)  # 6 to 9
         self._checkpoint_if_due(now)  # 11
@@ -310,12 +310,8 @@ class Loop:
             self._crew.asides.diverged(diverged)
         self._start_learner()
         reports: list[LearnReport] = []
-
-        def told(report: LearnReport) -> None:
-            self._crew.asides.learned(report.seq)
-            reports.append(report)
-
-        replaying = Replaying(self._rhythm.in_flight, told, self._crew.asides.reasons)
+        asides = self._crew.asides
+        replaying = Replaying(self._rhythm.in_flight, asides.noting(reports.append), asides.reasons)
         recovered = recover(self._crew.archive, self._crew.learner, replaying)
         self._crew.committer.check_own(recovered.head)
         return reports

@@ -78,16 +78,13 @@ class Opening:
         raise Fenced(f"another writer kept planning during {_TRIES} attempts to take over. Stop it, or leave it to it.")
 
     def _recover(self) -> Recovered:
+        replaying = Replaying(_IN_FLIGHT, self.asides.noting(self.told), self.asides.reasons)
         while True:
             try:
-                return recover(self.archive, self.learner, Replaying(_IN_FLIGHT, self._told, self.asides.reasons))
+                return recover(self.archive, self.learner, replaying)
             except Diverged as error:  # at most twice for a plan
                 self.asides.diverged(error)
                 self.learner.start()
-
-    def _told(self, report: LearnReport) -> None:
-        self.asides.learned(report.seq)
-        self.told(report)
 
     def _check_topic(self, seq: int) -> None:
         """Offsets mean something in their own topic only. Raises ConfigError for another one."""

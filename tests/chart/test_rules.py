@@ -52,9 +52,14 @@ def test_each_is_tried_both_ways() -> None:
     assert tried == {alert["alert"]: {True, False} for alert in alerts()}
 
 
+def exposed() -> set[str]:
+    """Names of all series that the service's own metrics have."""
+    return {f"{metric.name}{suffix}" for metric in METRICS for suffix in SUFFIXES[metric.kind]}
+
+
 def test_metrics_exist() -> None:
     """No rule asks for a metric that the service does not have, or that no rule records."""
-    known = {f"{metric.name}{suffix}" for metric in METRICS for suffix in SUFFIXES[metric.kind]}
+    known = exposed()
     known |= {rule["record"] for rule in rules() if "record" in rule} | OTHERS
     asked = {name for rule in rules() for name in re.findall(r"\b(?:headrace|process)[a-z0-9_:]+", rule["expr"])}
 

@@ -163,10 +163,7 @@ def test_recommends_without_changing(learner: LiveLearner) -> None:
 
 def test_killed_process_is_lost(learner: LiveLearner) -> None:
     """After SIGKILL every call says that the learner is lost; a new start is empty and works."""
-    if isinstance(learner, InlineLearner):
-        learner.kill()
-    else:
-        os.kill(learner.status()["pid"], signal.SIGKILL)
+    kill(learner)
     with pytest.raises(LearnerLost):
         gather_all_of(learner, chain(1))
     learner.start()
@@ -176,12 +173,17 @@ def test_killed_process_is_lost(learner: LiveLearner) -> None:
 
 def test_death_of_an_idle_one_is_noticed(learner: LiveLearner) -> None:
     """Nobody asks it anything: who collects is told all the same, and soon."""
+    kill(learner)
+    with pytest.raises(LearnerLost):
+        listen(learner)
+
+
+def kill(learner: LiveLearner) -> None:
+    """SIGKILL, or what comes nearest to it."""
     if isinstance(learner, InlineLearner):
         learner.kill()
     else:
         os.kill(learner.status()["pid"], signal.SIGKILL)
-    with pytest.raises(LearnerLost):
-        listen(learner)
 
 
 def listen(learner: LiveLearner) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -25,18 +26,19 @@ class Prometheus:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The series that an instant query gives. Raises ValueError with Prometheus's own words when it is refused."""
-        asked = urllib.parse.urlencode({"query": expression})
         try:
-            with urllib.request.urlopen(f"{self.url}/api/v1/query?{asked}", timeout=10) as reply:
-                found: list[dict[str, Any]] = json.load(reply)["data"]["result"]
+            found: list[dict[str, Any]] = self._get(f"query?{urllib.parse.urlencode({'query': expression})}")["result"]
         except urllib.error.HTTPError as error:
             raise ValueError(f"{expression}: {error.read().decode()}") from error
         return found
 
     def rules(self) -> list[dict[str, Any]]:
         """Every rule loaded, with its health."""
-        with urllib.request.urlopen(f"{self.url}/api/v1/rules", timeout=10) as reply:
-            return [rule for group in json.load(reply)["data"]["groups"] for rule in group["rules"]]
+        return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
+
+    def _get(self, path: str) -> dict[str, Any]:
+        with urllib.request.urlopen(f"{self.url}/api/v1/{path}", timeout=10) as reply:
+            return dict(json.load(reply)["data"])
 
 
 @contextmanager

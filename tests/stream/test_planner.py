@@ -71,10 +71,12 @@ def raising(error: Exception) -> Callable[[Put], Put]:
     return turn
 
 
-def planner_on(store: DirectoryStore, head: Head = START, tries: int = 10, name: str = "n") -> Planner:
+def planner_on(
+    store: DirectoryStore, head: Head = START, tries: int = 10, name: str = "n", since: float | None = None
+) -> Planner:
     count, nonces = itertools.count(1), itertools.count()
     patience = Patience(Backoff(0.0, 0.0), lambda _: next(count) >= tries, PrometheusMeter())
-    return Planner(Slots(store, LAYOUT, "t", SystemClock(), patience, lambda: f"{name}{next(nonces)}"), head)
+    return Planner(Slots(store, LAYOUT, "t", SystemClock(), patience, lambda: f"{name}{next(nonces)}"), head, since)
 
 
 def stored(store: DirectoryStore) -> list[Any]:
@@ -248,12 +250,11 @@ def test_first_plan_of_a_sleeper(tmp_path: Path) -> None:
 
 def test_slept_between_recovery_and_fence(tmp_path: Path) -> None:
     """What was recovered was long collected when the fence comes: it must not go into the emptied slot."""
-    store, clock = DirectoryStore(tmp_path), FakeClock()
-    planner_on(store).fence(RANGES)
-    data = store.get(LAYOUT.plan(0)).data
+    store = DirectoryStore(tmp_path)
+    first = planner_on(store)
+    first.fence(RANGES)
     store.delete(LAYOUT.plan(0))
-    slots = Slots(store, LAYOUT, "t", clock, Patience(Backoff(0.0, 0.0), lambda _: False, PrometheusMeter()), str)
-    late = Planner(slots, Head(0, plans.sha256(data), 1), since=clock.monotonic() - 60.0)
+    late = planner_on(store, first.head, name="late", since=SystemClock().monotonic() - 60.0)
 
     with pytest.raises(Fenced, match="collected"):
         late.fence(RANGES)
