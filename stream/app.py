@@ -61,7 +61,6 @@ def run(settings: Settings, replay: Path | None, rate: float | None, started: fl
             stack.callback(door.close)
         store = wiring.open_store(settings)
         layout = _layout(settings, store, meter, signals)
-        meter.set("headrace_model_info", 1, lineage=layout.lineage, training_mode="stream")
         # Ray takes seconds to start: Kafka is reached, or the file is read, meanwhile.
         reaching = stack.enter_context(ThreadPoolExecutor(1, "headrace-open")).submit(_ends, settings, replay, rate)
         stack.callback(_let_go, reaching)

@@ -10,6 +10,7 @@ from stream.ports import Blob, ObjectStore
 PLAN_BYTES_MAX: Final = 64 << 20
 """A hundred thousand messages, every other one rejected, make a plan of some two megabytes."""
 STAGED_BYTES_MAX: Final = 1 << 30
+ARCHIVED_PLANS_BYTES_MAX: Final = 1 << 30
 CURRENT_BYTES_MAX: Final = 1 << 20
 
 

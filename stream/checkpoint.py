@@ -19,7 +19,7 @@ import msgspec
 from stream import faultpoints
 from stream.errors import CheckpointInvalid, NotFound, PreconditionFailed
 from stream.events import Totals
-from stream.naming import MANIFEST, Layout, is_safe, seq_of
+from stream.naming import FIRST_VERSION, MANIFEST, VERSION_MAX, Layout, is_safe, seq_of
 from stream.plans import OFFSET_MAX, PARTITION_MAX
 from stream.ports import ObjectStore
 
@@ -54,6 +54,7 @@ class Manifest:
     totals: Totals
     parts: tuple[Part, ...]
     metadata: Mapping[str, Any]
+    version: int = FIRST_VERSION
 
     @property
     def size(self) -> int:
@@ -120,11 +121,13 @@ def read_manifest(store: ObjectStore, key: str) -> Manifest:
 
 
 def _check_own(manifest: Manifest, key: str) -> None:
-    """Raise CheckpointInvalid unless lineage, seq and parts are those that belong at `key`."""
-    place = Layout("", manifest.lineage).manifest(manifest.seq) if is_safe(manifest.lineage) else ""
+    """Raise CheckpointInvalid unless lineage, version, seq and parts are those that belong at `key`."""
+    possible = is_safe(manifest.lineage) and FIRST_VERSION <= manifest.version <= VERSION_MAX
+    place = Layout("", manifest.lineage, manifest.version).manifest(manifest.seq) if possible else ""
     if not place or not f"/{key}".endswith(f"/{place}"):
         raise CheckpointInvalid(
-            f"{key} says that it is of lineage {manifest.lineage!r}, seq {manifest.seq}: not its own"
+            f"{key} says that it is of lineage {manifest.lineage!r}, version {manifest.version}, seq {manifest.seq}: "
+            "not its own"
         )
     for partition, offset in manifest.next_offsets.items():
         if not (0 <= partition <= PARTITION_MAX and 0 <= offset <= OFFSET_MAX):

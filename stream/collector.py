@@ -19,11 +19,10 @@ from stream import checkpoint, faultpoints, plans, staged
 from stream.errors import NotFound, PreconditionFailed, StoreRefused
 from stream.events import Plan, StagedObject
 from stream.naming import MANIFEST, Layout, seq_of
-from stream.policy import CheckpointPolicy
+from stream.policy import ARCHIVE_GROUP, CheckpointPolicy
 from stream.ports import ObjectInfo, ObjectStore
 
-GROUP = 64
-"""Plans per archive object."""
+GROUP = ARCHIVE_GROUP
 GROUPS_MAX = 16
 """Groups that `tolerant` collects: more plans than usually lie between two checkpoints, so that garbage never gains on
 us, and few enough that whoever waits behind the call is not kept for long."""
@@ -38,12 +37,24 @@ class Collected:
 
 
 @dataclass(frozen=True, slots=True)
+class _Read:
+    """A plan, and the bytes that it was read from."""
+
+    plan: Plan
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Collector:
-    """Collects one lineage's garbage, at most one group of plans a call."""
+    """Collects one lineage's garbage, at most one group of plans a call, as the version that serves sees it.
+
+    `spare`: whether somebody else in this process is reading plans; none is collected then.
+    """
 
     store: ObjectStore
     layout: Layout
     policy: CheckpointPolicy
+    spare: Callable[[], bool] = lambda: False
 
     def collect(self) -> Collected:
         """Remove what lies below the oldest checkpoint kept and is older than the grace period."""
@@ -53,7 +64,8 @@ class Collector:
         # The store's own time: a wall clock that jumps would collect what others are just reading.
         now = self.store.head(self.layout.manifest(kept[-1])).modified
         deadline = now - self.policy.grace_seconds
-        group = [self._read(info.key) for info in self._oldest_group(below=kept[0], deadline=deadline)]
+        below = 0 if self.spare() else kept[0]
+        group = [self._read(info.key) for info in self._oldest_group(below=below, deadline=deadline)]
         archived = self._archive(group) if group and self.policy.archive else 0
         return Collected(self._clear(group) + self._clear_checkpoints(kept[0], deadline), archived)
 
@@ -73,10 +85,10 @@ class Collector:
             group.append(info)
         return group if end <= below else []
 
-    def _archive(self, group: Sequence[Plan]) -> int:
-        """Everything that a group staged, in plan order, in one object; how many clicks. Not again after a crash."""
-        first = group[0].seq // GROUP * GROUP
-        if group[0].seq != first or not all(map(self._has, _staged(group[:1]))):
+    def _archive(self, group: Sequence[_Read]) -> int:
+        """A group's plans, and everything that they staged, in plan order; how many clicks. Not again after a crash."""
+        first = group[0].plan.seq // GROUP * GROUP
+        if group[0].plan.seq != first or not all(map(self._has, _staged(group[:1]))):
             return 0  # clearing it had begun, so it was archived
         sink = io.BytesIO()
         with pq.ParquetWriter(sink, staged.SCHEMA, compression="zstd") as writer:
@@ -85,15 +97,20 @@ class Collector:
                 if staged.digest(data) != stored.sha256:
                     raise StoreRefused(f"{stored.key} was altered: not archived, and nothing is collected")
                 writer.write_table(staged.decode(data, stored.key))
+        lines = b"\n".join(each.data for each in group) + b"\n"
+        with suppress(PreconditionFailed):
+            self.store.put(self.layout.archived_plans(first, first + GROUP - 1), lines, if_absent=True)
         try:
             self.store.put(self.layout.archive(first, first + GROUP - 1), sink.getvalue(), if_absent=True)
         except PreconditionFailed:
             return 0  # archived before a crash; the content is the same
         return sum(stored.rows for stored in _staged(group))
 
-    def _clear(self, group: Sequence[Plan]) -> int:
+    def _clear(self, group: Sequence[_Read]) -> int:
         keys = [
-            key for plan in group for key in [*(stored.key for stored in _staged([plan])), self.layout.plan(plan.seq)]
+            key
+            for each in group
+            for key in [*(stored.key for stored in _staged([each])), self.layout.plan(each.plan.seq)]
         ]
         for key in keys:
             self.store.delete(key)
@@ -107,10 +124,11 @@ class Collector:
             return False
         return True
 
-    def _read(self, key: str) -> Plan:
-        plan = plans.decode(plans.read(self.store, key), key)
+    def _read(self, key: str) -> _Read:
+        data = plans.read(self.store, key)
+        plan = plans.decode(data, key)
         plans.check_place(plan, self.layout, key)
-        return plan
+        return _Read(plan, data)
 
     def _clear_checkpoints(self, below: int, deadline: float) -> int:
         """Delete older checkpoints, MANIFEST first: what is half deleted is no checkpoint. Orphaned parts go too."""
@@ -127,8 +145,8 @@ class Collector:
         return removed
 
 
-def _staged(group: Sequence[Plan]) -> Iterator[StagedObject]:
-    return (planned.staged for plan in group for planned in plan.ranges if planned.staged is not None)
+def _staged(group: Sequence[_Read]) -> Iterator[StagedObject]:
+    return (planned.staged for each in group for planned in each.plan.ranges if planned.staged is not None)
 
 
 def tolerant(collector: Collector, closing: Callable[[], bool] = lambda: False) -> Collected:

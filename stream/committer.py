@@ -82,6 +82,11 @@ class Committer:
         self._window = window
         self._next_offsets = dict(next_offsets)
 
+    @property
+    def head(self) -> Head:
+        """The newest plan written here."""
+        return self._planner.head
+
     def admit(self, next_offsets: dict[int, int]) -> None:
         """New partitions, and where their first range must begin."""
         self._next_offsets.update(next_offsets)

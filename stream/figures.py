@@ -13,6 +13,7 @@ from model.batch import Learned, Scores
 from stream.collector import Collected
 from stream.committer import Committed
 from stream.events import CheckpointFailed, CheckpointRef, LearnReport
+from stream.naming import Layout
 from stream.ports import Clock, Meter
 
 _QUALITY = {
@@ -50,6 +51,11 @@ class Figures:
         self._counted = seq
         self._meter.set("headrace_plan_seq", seq)
         self._meter.set("headrace_epoch", epoch)
+
+    def serves(self, layout: Layout) -> None:
+        """A version of the lineage's model serves."""
+        self._meter.set("headrace_model_info", 1, lineage=layout.lineage, version=str(layout.version))
+        self._meter.set("headrace_model_version", layout.version)
 
     def committed(self, committed: Committed) -> None:
         """A plan was created."""

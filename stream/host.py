@@ -100,6 +100,20 @@ class LearnerHost:
         )
         return self._position
 
+    def begin_with(self, learner: Learner, position: Position) -> None:
+        """Go on with a model that was trained elsewhere, and that stands at `position`."""
+        self._reset(learner, position)
+
+    @property
+    def position(self) -> Position:
+        """Where in the stream the model stands."""
+        return self._position
+
+    @property
+    def model(self) -> Learner:
+        """The model itself: only to be looked at."""
+        return self._learner
+
     def apply(self, planned: PlannedBatch) -> LearnReport:
         """Score the batch, then learn it; one that is set aside is only counted.
 
@@ -297,6 +311,7 @@ class LearnerHost:
             position.totals,
             (),
             metadata,
+            self._config.layout.version,
         )
 
 

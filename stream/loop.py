@@ -33,9 +33,11 @@ from stream.errors import (
 from stream.events import CheckpointFailed, CheckpointRef, LearnReport
 from stream.figures import Figures
 from stream.gate import Gate
+from stream.history import Archive
+from stream.planner import Head
 from stream.policy import CheckpointCadence, CheckpointPolicy
 from stream.ports import Clock, EventSource, Executor, LiveLearner
-from stream.recovery import Archive, Replaying, recover
+from stream.recovery import Replaying, recover
 
 log = structlog.get_logger()
 STORE_SECONDS = 10.0
@@ -70,19 +72,25 @@ class Rhythm:
 
 
 @dataclass(frozen=True, slots=True)
+class Model:
+    """One version of the model, live. `archive` reads the lineage as the version sees it."""
+
+    learner: LiveLearner
+    archive: Archive
+    asides: Asides
+    collector: Collector
+
+
+@dataclass(frozen=True, slots=True)
 class Crew:
-    """Everybody the loop works with. `archive` reads what `committer` wrote; `janitor` never delays a commit.
+    """Everybody the loop works with, but the model. `janitor` never delays a commit.
 
     `gate`: shut while the circuit breaker is open. `closing`: whether the process is about to end, and garbage is left
     to the next one.
     """
 
     source: EventSource
-    learner: LiveLearner
     committer: Committer
-    archive: Archive
-    asides: Asides
-    collector: Collector
     executor: Executor
     janitor: Executor
     clock: Clock
@@ -97,8 +105,9 @@ class Loop:
     Begins where `recovery.recover` and the fence ended: the source is assigned, the learner is level.
     """
 
-    def __init__(self, crew: Crew, rhythm: Rhythm, next_offsets: dict[int, int]) -> None:
+    def __init__(self, crew: Crew, model: Model, rhythm: Rhythm, next_offsets: dict[int, int]) -> None:
         self._crew = crew
+        self.model = model
         self._rhythm = rhythm
         self._batcher = Batcher(rhythm.cut)
         self._polled = dict(next_offsets)
@@ -112,6 +121,7 @@ class Loop:
         self._reviving: Future[list[LearnReport]] | None = None
         self._collecting: Future[Any] | None = None
         self._checkpointing = False
+        self._holding = False
         self._deaths = 0
 
     def owe(self, plans: int) -> None:
@@ -122,7 +132,7 @@ class Loop:
     def idle(self) -> bool:
         """Nothing buffered, nothing being committed or learned."""
         busy = self._batcher.rows or self._committing or self._reviving or self._checkpointing
-        return not busy and not self._crew.learner.in_flight()
+        return not busy and not self.model.learner.in_flight()
 
     @property
     def exhausted(self) -> bool:
@@ -138,6 +148,47 @@ class Loop:
             reasons.append(f"a batch has been waiting for {waited:.0f} s for the store, or for the dead letters")
         return [*reasons, *(["reading is paused: the buffer is full"] if self._paused else [])]
 
+    @property
+    def quiet(self) -> bool:
+        """Nothing is on its way to the model or from it: it has learned the newest plan."""
+        busy = self._committing or self._reviving or self._checkpointing
+        return not busy and not self.model.learner.in_flight()
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._checkpointing
+
+    def hold(self, *, on: bool) -> None:
+        """Commit nothing more until told otherwise, or until draining; what was begun goes on until all is `quiet`."""
+        self._holding = on
+
+    @property
+    def holding(self) -> bool:
+        """Whether it was told to hold."""
+        return self._holding
+
+    @property
+    def head(self) -> Head:
+        """The newest plan that was committed."""
+        return self._crew.committer.head
+
+    def check_own(self, head: Head) -> None:
+        """Raises Fenced unless `head`, the newest plan that was found in the store, is our own newest."""
+        self._crew.committer.check_own(head)
+
+    def exchange(self, model: Model, replayed: int) -> Model:
+        """Go on with `model`, which has learned the newest plan, while all is `quiet`. Answers the one before.
+
+        `replayed`: plans that it has learned and that are in no checkpoint of it.
+        """
+        before, self.model = self.model, model
+        self._deaths = 0
+        self._cadence = CheckpointCadence(self._rhythm.checkpoint, self._crew.clock.monotonic())
+        self.owe(replayed)
+        self._holding = False
+        return before
+
     def turn(self, *, draining: bool = False) -> None:
         """One turn, at most about a second.
 
@@ -151,7 +202,7 @@ class Loop:
         self._settle_commit()
         self._settle_revival()
         self._collect_reports(0.05 if draining else 0.0)
-        if draining and (self._reviving is not None or not self._crew.learner.in_flight()):
+        if draining and (self._reviving is not None or not self.model.learner.in_flight()):
             # Nothing above need have waited, and what is waited for runs on another thread, which needs the processor.
             self._crew.clock.sleep(_BREATH_SECONDS)
         self._commit_if_due(now, draining=draining)  # 6 to 9
@@ -165,7 +216,7 @@ class Loop:
         if not self._cadence.allowed(now) or self._checkpointing or self._reviving is not None:
             return
         try:
-            self._crew.learner.begin_checkpoint()
+            self.model.learner.begin_checkpoint()
             faultpoints.reach("checkpoint")
         except LearnerLost as lost:
             self._revive(lost)
@@ -179,7 +230,7 @@ class Loop:
         return self.idle and not self._cadence.pending
 
     def _poll(self, now: float) -> None:
-        busy = self._committing or self._reviving or self._crew.learner.in_flight()
+        busy = self._committing or self._reviving or self.model.learner.in_flight()
         wait = self._rhythm.busy_seconds if busy else self._rhythm.idle_seconds
         if now - self._listed >= self._rhythm.partitions_seconds and not self._crew.gate.shut:
             self._listed = now
@@ -209,7 +260,7 @@ class Loop:
         if self._crew.gate.turn(now):
             self._paused = False
 
-    def _hold(self, held: Held) -> None:
+    def _stand_back(self, held: Held) -> None:
         """The breaker has opened: forget what was read, the source will deliver it again."""
         self._batcher.clear()
         self._polled = dict(held.next_offsets)
@@ -227,8 +278,8 @@ class Loop:
             self._paused = False
 
     def _commit_if_due(self, now: float, *, draining: bool) -> None:
-        busy = self._committing or self._reviving or self._crew.learner.in_flight() >= self._rhythm.in_flight
-        if busy or self._crew.gate.shut:
+        busy = self._committing or self._reviving or self.model.learner.in_flight() >= self._rhythm.in_flight
+        if busy or self._crew.gate.shut or (self._holding and not draining):
             return
         reason = self._batcher.due(now) or ("drain" if draining or self._crew.source.exhausted() else None)
         cut = self._batcher.cut(reason) if reason else None  # 7
@@ -247,12 +298,12 @@ class Loop:
         committed = self._committing.result()
         self._committing = None
         if isinstance(committed, Held):
-            self._hold(committed)
+            self._stand_back(committed)
             return
         self._crew.figures.committed(committed)
         if self._reviving is None:
             try:
-                self._crew.learner.submit(committed.planned)
+                self.model.learner.submit(committed.planned)
                 faultpoints.reach("submit")
             except LearnerLost as lost:
                 self._revive(lost)
@@ -261,7 +312,7 @@ class Loop:
         if self._reviving is not None:
             return
         try:
-            reports = self._crew.learner.collect(wait)
+            reports = self.model.learner.collect(wait)
         except LearnerLost as lost:
             self._revive(lost)
             return
@@ -271,7 +322,7 @@ class Loop:
     def _settle_report(self, report: LearnReport | CheckpointRef | CheckpointFailed) -> None:
         if isinstance(report, LearnReport):
             self._deaths = 0
-            self._crew.asides.learned(report.seq)
+            self.model.asides.learned(report.seq)
             self._cadence.learned()
             self._crew.figures.learned(report)
             return
@@ -288,7 +339,7 @@ class Loop:
 
     def _collect_garbage(self) -> None:
         try:
-            collected = tolerant(self._crew.collector, self._crew.closing)
+            collected = tolerant(self.model.collector, self._crew.closing)
             self._crew.figures.collected(collected)
         except HeadraceError as error:  # garbage can wait; the stream cannot
             log.warning("garbage not collected, next try after the next checkpoint", error=str(error))
@@ -307,12 +358,12 @@ class Loop:
     def _bring_back(self, diverged: Diverged | None) -> list[LearnReport]:
         """What the learner said of each plan replayed: counted by the loop, which may first have to settle a commit."""
         if diverged is not None:
-            self._crew.asides.diverged(diverged)
+            self.model.asides.diverged(diverged)
         self._start_learner()
         reports: list[LearnReport] = []
-        asides = self._crew.asides
-        replaying = Replaying(self._rhythm.in_flight, asides.noting(reports.append), asides.reasons)
-        recovered = recover(self._crew.archive, self._crew.learner, replaying)
+        asides = self.model.asides
+        replaying = Replaying(self._rhythm.in_flight, asides.noting(reports.append), asides.reasons, window=0)
+        recovered = recover(self.model.archive, self.model.learner, replaying)
         self._crew.committer.check_own(recovered.head)
         return reports
 
@@ -324,7 +375,7 @@ class Loop:
         until = self._crew.clock.monotonic() + self._rhythm.cluster_seconds
         while True:
             try:
-                self._crew.learner.start()
+                self.model.learner.start()
                 return
             except LearnerAway as away:
                 if self._crew.closing() or self._crew.clock.monotonic() > until:
@@ -347,7 +398,7 @@ class Loop:
         log.info("learner is back", replayed=len(reports))
 
     def _checkpoint_if_due(self, now: float) -> None:
-        if self._cadence.due(now):
+        if self._cadence.due(now) and not self._holding:
             self.checkpoint()
 
     def _check_if_idle(self, now: float) -> None:
@@ -368,7 +419,7 @@ class Loop:
         self._crew.figures.tick(
             self._crew.source.lag(),
             self._batcher.bytes,
-            self._crew.learner.in_flight(),
+            self.model.learner.in_flight(),
             paused=self._paused or self._crew.gate.shut,
         )
 

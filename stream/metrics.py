@@ -20,6 +20,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from stream.events import CutReason, RejectReason
 from stream.naming import is_safe
+from stream.versions import OUTCOMES
 
 Kind = Literal["counter", "gauge", "histogram", "info"]
 LabelValues = tuple[str, ...] | Callable[[str], bool]
@@ -163,11 +164,23 @@ METRICS: Final = (
     Metric(
         "headrace_build_info", "info", "Version of Headrace and of Python.", {"version": is_safe, "python": is_safe}
     ),
+    Metric("headrace_model_info", "info", "What the live model is.", {"lineage": is_safe, "version": is_safe}),
+    Metric("headrace_model_version", "gauge", "Which version of the model serves: it changes at a promotion."),
+    Metric("headrace_version_failures_total", "counter", "Times that a version could not be brought level."),
+    Metric("headrace_retrain_running", "gauge", "1 while a version is being trained from scratch."),
+    Metric("headrace_retrain_progress_ratio", "gauge", "How much of the training is done, 0 to 1."),
     Metric(
-        "headrace_model_info",
-        "info",
-        "What the live model is.",
-        {"lineage": is_safe, "training_mode": ("stream", "full", "incremental")},
+        "headrace_retrain_last_outcome",
+        "gauge",
+        "1 for how the last retrain of this process ended, else 0.",
+        {"outcome": OUTCOMES},
+    ),
+    Metric("headrace_retrain_timestamp_seconds", "gauge", "When it ended, seconds since 1970."),
+    Metric(
+        "headrace_retrain_quality",
+        "gauge",
+        "Of the retrained model and the live one, on the same newest clicks, each ranked before it was learned, at 20.",
+        {"model": ("new", "live"), "measure": ("mrr", "hit_ratio")},
     ),
 )
 _BY_NAME: Final = {metric.name: metric for metric in METRICS}

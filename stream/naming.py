@@ -10,23 +10,34 @@ from dataclasses import dataclass
 
 CURRENT = "CURRENT"
 MANIFEST = "MANIFEST.json"
+FIRST_VERSION = 1
+"""The model that learned the stream from the beginning of the lineage; retrained ones are numbered from 2 on."""
+VERSION_MAX = 999_999
 _SEQ = re.compile(r"/(?:plan/([0-9]{20})\.json|checkpoint/([0-9]{20})/MANIFEST\.json)\Z")
 _SAFE = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The keys of one lineage under one prefix.
+    """The keys of one lineage under one prefix, as one version of its model sees them.
 
+    Plans and clicks are the lineage's; checkpoints, and the records of batches set aside, are the version's own.
     `prefix` may be empty or contain slashes; `lineage` and topics are letters, digits, `.`, `_`, `-`.
     """
 
     prefix: str
     lineage: str
+    version: int = FIRST_VERSION
 
     def __post_init__(self) -> None:
         if not is_safe(self.lineage):
             raise ValueError(f"lineage {self.lineage!r} must be 1 to 100 letters, digits, '.', '_' or '-'")
+        if not FIRST_VERSION <= self.version <= VERSION_MAX:
+            raise ValueError(f"version {self.version} must be from {FIRST_VERSION} to {VERSION_MAX}")
+
+    def of_version(self, version: int) -> Layout:
+        """The same lineage as another version of its model sees it."""
+        return Layout(self.prefix, self.lineage, version)
 
     @property
     def root(self) -> str:
@@ -44,9 +55,28 @@ class Layout:
         return f"{self.root}/plan/"
 
     @property
+    def home(self) -> str:
+        """Prefix of what is the version's own."""
+        return self.root if self.version == FIRST_VERSION else f"{self.versions}{self.version:06d}"
+
+    @property
+    def versions(self) -> str:
+        """Prefix of all versions but the first."""
+        return f"{self.root}/version/"
+
+    @property
+    def serving(self) -> str:
+        """The object that says which version serves; where there is none, it is the first."""
+        return f"{self.root}/SERVING.json"
+
+    def record(self, name: str) -> str:
+        """A record of how the version came into being, as `request` or `result`."""
+        return f"{self.versions}{self.version:06d}/{name}.json"
+
+    @property
     def checkpoints(self) -> str:
-        """Prefix of all checkpoints."""
-        return f"{self.root}/checkpoint/"
+        """Prefix of all checkpoints of the version."""
+        return f"{self.home}/checkpoint/"
 
     @property
     def staged(self) -> str:
@@ -60,8 +90,8 @@ class Layout:
 
     @property
     def asides(self) -> str:
-        """Prefix of the records of batches that were set aside."""
-        return f"{self.root}/aside/"
+        """Prefix of the records of batches that were set aside by the version."""
+        return f"{self.home}/aside/"
 
     def aside(self, seq: int) -> str:
         """The record of the plan of `seq`, whose clicks are not learned."""
@@ -96,6 +126,10 @@ class Layout:
     def archive(self, first_seq: int, last_seq: int) -> str:
         """The clicks of plans [first_seq, last_seq] in one object."""
         return f"{self.archived}{first_seq:020d}-{last_seq:020d}.parquet"
+
+    def archived_plans(self, first_seq: int, last_seq: int) -> str:
+        """Those plans themselves, one a line."""
+        return f"{self.archived}{first_seq:020d}-{last_seq:020d}.plans.jsonl"
 
 
 def current_key(prefix: str) -> str:

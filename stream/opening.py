@@ -12,9 +12,10 @@ from stream import faultpoints, held, plans
 from stream.aside import Asides
 from stream.errors import ConfigError, Diverged, Fenced, NotFound
 from stream.events import LearnReport, Plan, PlannedRange
+from stream.history import Archive, load
 from stream.planner import Planner, Slots
 from stream.ports import EventSource, LiveLearner
-from stream.recovery import Archive, Recovered, Replaying, await_room, load, recover
+from stream.recovery import Recovered, Replaying, await_room, recover
 
 log = structlog.get_logger()
 _TRIES = 10
@@ -37,6 +38,7 @@ class Opened:
 class Opening:
     """What taking over needs. `told` is given the report of each plan that is replayed.
 
+    `window`: newest event ids that dedupe needs.
     `resume`: what to do when the source no longer holds what comes next: stop, or go on from the earliest offset held.
     """
 
@@ -48,6 +50,7 @@ class Opening:
     start: Start
     told: Callable[[LearnReport], None]
     resume: Resume = "stop"
+    window: int = 10_000_000
 
     def take_over(self) -> Opened:
         """Recover, fence with the next epoch, and assign the source. The learner must have been started.
@@ -78,7 +81,7 @@ class Opening:
         raise Fenced(f"another writer kept planning during {_TRIES} attempts to take over. Stop it, or leave it to it.")
 
     def _recover(self) -> Recovered:
-        replaying = Replaying(_IN_FLIGHT, self.asides.noting(self.told), self.asides.reasons)
+        replaying = Replaying(_IN_FLIGHT, self.asides.noting(self.told), self.asides.reasons, self.window)
         while True:
             try:
                 return recover(self.archive, self.learner, replaying)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+ARCHIVE_GROUP = 64
+"""Plans per archive object."""
+
 
 @dataclass(frozen=True, slots=True)
 class CheckpointPolicy:

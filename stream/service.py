@@ -22,7 +22,9 @@ from stream.errors import Conflict, DrainIncomplete, LearnerFailed, LearnerLost,
 from stream.events import LearnReport, Recommendation
 from stream.figures import Figures
 from stream.gate import Gate, Post
-from stream.loop import Crew, Loop, Rhythm, drain
+from stream.history import Archive
+from stream.keeper import KEPT_MIN, Keeper, Watch
+from stream.loop import Crew, Loop, Model, Rhythm, drain
 from stream.naming import Layout
 from stream.opening import Opened, Opening, Resume, Start
 from stream.patience import Patience
@@ -30,8 +32,9 @@ from stream.planner import Slots
 from stream.policy import Backoff
 from stream.ports import Clock, DeadLetters, EventSource, Executor, LiveLearner, Lookout, Meter, ObjectStore
 from stream.probe import probe
-from stream.recovery import Archive
 from stream.refetch import Refetch
+from stream.retraining import Office, Retraining, RetrainPolicy, Trainer
+from stream.succession import Succession, Wings
 
 log = structlog.get_logger()
 LIVE_SECONDS = 30.0
@@ -41,7 +44,11 @@ _STAGERS = 4
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """The world, as ports. `lookout` makes a flag that threads can wait for, `nonce` a fresh unguessable text."""
+    """The world, as ports. `lookout` makes a flag that threads can wait for, `nonce` a fresh unguessable text.
+
+    `learners` makes the learner of another version; where it is None, the version that serves at the start stays.
+    `trainer` trains new ones; None: none are trained here.
+    """
 
     source: EventSource
     dead_letters: DeadLetters
@@ -51,6 +58,8 @@ class Doors:
     meter: Meter
     lookout: Callable[[], Lookout] = threading.Event
     nonce: Callable[[], str] = lambda: uuid.uuid4().hex
+    learners: Callable[[Layout], LiveLearner] | None = None
+    trainer: Trainer | None = None
 
 
 def hire(threads: int, name: str) -> Executor:
@@ -70,6 +79,8 @@ class Orders:
     start: Start = "earliest"
     drain_seconds: float = 25.0
     resume: Resume = "stop"
+    retrain: RetrainPolicy = field(default_factory=RetrainPolicy)
+    versions_kept: int = KEPT_MIN
 
 
 class Service:
@@ -84,8 +95,10 @@ class Service:
         self._worker = hire(1, "headrace-commit")
         self._janitor = hire(1, "headrace-janitor")
         self._stagers = hire(_STAGERS, "headrace-stage")
+        self._versioners = hire(1, "headrace-versions")
         self.figures = Figures(doors.meter, doors.clock)
         self.opened: Opened | None = None
+        self.keeper: Keeper | None = None
         self._loop: Loop | None = None
         self._turned = doors.clock.monotonic()
 
@@ -116,7 +129,15 @@ class Service:
         refetch = Refetch(doors.source, orders.rules, doors.store, patience, doors.meter)
         mending = replace(archive, refetch=refetch)  # while opening only: afterwards the source is the loop's
         opening = Opening(
-            slots, mending, doors.learner, doors.source, asides, orders.start, self._replayed, orders.resume
+            slots,
+            mending,
+            doors.learner,
+            doors.source,
+            asides,
+            orders.start,
+            self._replayed,
+            orders.resume,
+            orders.window,
         )
         opened = opening.take_over()
         self.figures.opened(opened.planner.head.seq, opened.planner.head.epoch)
@@ -134,11 +155,7 @@ class Service:
         window = Window(orders.window, opened.recovered.event_ids)
         crew = Crew(
             doors.source,
-            doors.learner,
             Committer(desk, opened.planner, window, opened.next_offsets),
-            archive,
-            asides,
-            Collector(doors.store, orders.layout, orders.rhythm.checkpoint),
             self._worker,
             self._janitor,
             doors.clock,
@@ -147,10 +164,28 @@ class Service:
             self._give_up.is_set,
         )
         self._turned = doors.clock.monotonic()
-        self._loop = Loop(crew, orders.rhythm, opened.next_offsets)
+        collector = Collector(doors.store, orders.layout, orders.rhythm.checkpoint, self._is_reading)
+        model = Model(doors.learner, archive, asides, collector)
+        self._loop = Loop(crew, model, orders.rhythm, opened.next_offsets)
         self._loop.owe(opened.recovered.replayed)
+        self.keeper = self._keeper(self._loop, archive)
         self.opened = opened
         return opened
+
+    def _keeper(self, loop: Loop, archive: Archive) -> Keeper | None:
+        doors, orders = self._doors, self._orders
+        if doors.learners is None:
+            return None
+        pool, clock = self._versioners, doors.clock
+        retraining = None
+        if doors.trainer is not None:
+            office = Office(doors.store, orders.layout, orders.retrain, pool, clock, doors.meter)
+            retraining = Retraining(office, doors.trainer)
+        watch = Watch(doors.store, orders.layout, pool, clock, self.figures, orders.versions_kept)
+        return Keeper(watch, Succession(Wings(doors.learners, archive, pool, clock), loop), retraining)
+
+    def _is_reading(self) -> bool:
+        return self.keeper is not None and self.keeper.busy
 
     def _gate(self, breaker: Breaker) -> Gate:
         doors, orders = self._doors, self._orders
@@ -166,6 +201,11 @@ class Service:
         )
         return Gate(post, breaker)
 
+    @property
+    def learner(self) -> LiveLearner:
+        """Of the version that serves now."""
+        return self._loop.model.learner if self._loop is not None else self._doors.learner
+
     def run(self, each_turn: Callable[[], None] = lambda: None) -> None:
         """Turn until told to stop or the source ends, then drain. Raises DrainIncomplete, and what a turn raises."""
         loop = self._loop
@@ -174,6 +214,8 @@ class Service:
         while not self._stopping.is_set() and not loop.exhausted:
             loop.turn()
             self._turned = self._doors.clock.monotonic()
+            if self.keeper is not None:
+                self.keeper.turn(self._turned)
             each_turn()
         self._drain(loop)
 
@@ -191,13 +233,17 @@ class Service:
     def close(self) -> None:
         """Release everything; whatever was not committed is left to the next start. Idempotent."""
         self._give_up.set()
-        for pool in (self._worker, self._janitor):
+        pools = (self._worker, self._janitor, self._versioners)
+        for pool in pools:
             pool.shutdown(wait=False, cancel_futures=True)
-        self._doors.learner.close()  # ends a replay that a worker may be in the middle of
-        for pool in (self._worker, self._janitor):
+        learner = self.learner
+        learner.close()  # ends a replay that a worker may be in the middle of
+        if self.keeper is not None:
+            self.keeper.close()  # the same
+        for pool in pools:
             pool.shutdown(wait=True)
         self._stagers.shutdown(wait=True, cancel_futures=True)
-        for port in (self._doors.learner, self._doors.source, self._doors.dead_letters):
+        for port in (learner, self._doors.source, self._doors.dead_letters):
             port.close()
 
     def health(self) -> Health:
@@ -213,7 +259,7 @@ class Service:
 
     def recommend(self, user_id: str, top_n: int) -> Answer:
         """Top N from the live model."""
-        items: list[Recommendation] = list(self._doors.learner.recommend(user_id, top_n))
+        items: list[Recommendation] = list(self.learner.recommend(user_id, top_n))
         age = max(0.0, self._doors.clock.now() - self.figures.trained_at) if self.figures.trained_at else 0.0
         return Answer(items, self.figures.seq, age)
 
@@ -225,7 +271,8 @@ class Service:
     def _details(self) -> dict[str, object]:
         opened = self.opened
         epoch = opened.planner.head.epoch if opened is not None else 0
-        return {"lineage": self._orders.layout.lineage, "epoch": epoch, "seq": self.figures.seq}
+        layout = self._loop.model.archive.layout if self._loop is not None else self._orders.layout
+        return {"lineage": layout.lineage, "version": layout.version, "epoch": epoch, "seq": self.figures.seq}
 
     def _drain(self, loop: Loop) -> None:
         deadline = self._doors.clock.monotonic() + self._orders.drain_seconds

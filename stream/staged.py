@@ -38,6 +38,8 @@ ROWS_MAX = 1 << 20
 LIMITS = Limits(footer=1 << 20, rows=ROWS_MAX, size=BYTES_MAX, groups=64)
 """A staged object that claims to hold more bytes than this, decompressed, or more clicks than this, is not ours:
 refused before it is read."""
+ARCHIVE_LIMITS = Limits(footer=64 << 20, rows=ROWS_MAX, size=BYTES_MAX, groups=1 << 20)
+"""Of an archive, whose row groups are staged objects: rows and size are those of one of them."""
 
 
 def to_table(decoded: Decoded) -> pa.Table:

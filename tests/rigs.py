@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from model.config import LearnerConfig
 from stream.batching import CutPolicy
+from stream.errors import LearnerLost
+from stream.history import Archive
 from stream.host import HostConfig, LearnerHost
 from stream.loop import Rhythm
 from stream.metrics import PrometheusMeter
@@ -16,9 +18,12 @@ from stream.patience import Patience
 from stream.planner import Head
 from stream.policy import Backoff, CheckpointPolicy
 from stream.ports import ObjectStore
-from stream.recovery import Archive, replay
+from stream.recovery import replay
 from stream.replay.source import ReplaySource
+from stream.retrain.training import Task, Training
+from stream.retraining import Progress, RetrainPolicy
 from stream.service import Doors, Orders, Service
+from stream.versions import Request, Trained
 from tests.fakes import FakeClock, InlineExecutor, InlineLearner, MemoryLetters, MemoryStore
 
 LAYOUT = Layout("headrace", "main")
@@ -45,6 +50,29 @@ def clicks(count: int, users: int = 7, items: int = 30) -> list[Row]:
     ]
 
 
+class InlineTrainer:
+    """A `Trainer` in this process, which trains when it is polled. `dies`: so often it is lost instead."""
+
+    def __init__(self, store: ObjectStore, window: int) -> None:
+        self._store, self._window = store, window
+        self._training: Training | None = None
+        self.dies = 0
+
+    def begin(self, layout: Layout, against: int, request: Request) -> None:
+        task = Task(self._store, layout, against, request, MODEL, self._window, 2, proof_clicks=10, proof_seconds=0.0)
+        patience = Patience(Backoff(), lambda _: True, PrometheusMeter())
+        self._training = Training(task, Archive(self._store, LAYOUT.of_version(against), patience, PrometheusMeter()))
+
+    def poll(self) -> Progress | Trained:
+        if self._training is None or self.dies:
+            self.dies -= 1
+            raise LearnerLost("killed by the test")
+        return self._training.run()
+
+    def close(self) -> None:
+        self._training = None
+
+
 @dataclass(slots=True)
 class Rig:
     """What one process of the service is made of; a second Rig on the same `store` is the next process."""
@@ -58,17 +86,25 @@ class Rig:
     letters: MemoryLetters = field(default_factory=MemoryLetters)
     partitions: int = 2
     topic: str = "clicks"
+    version: int = 1
+    trains: bool = False
     config: HostConfig = field(init=False)
+    trainer: InlineTrainer = field(init=False)
     learner: InlineLearner = field(init=False)
     source: ReplaySource = field(init=False)
     service: Service = field(init=False)
 
     def __post_init__(self) -> None:
-        self.config = HostConfig(MODEL, LAYOUT, self.store, self.window)
+        layout = LAYOUT.of_version(self.version)
+        self.config = HostConfig(MODEL, layout, self.store, self.window)
         self.learner = InlineLearner(self.config)
+        self.trainer = InlineTrainer(self.store, self.window)
         self.source = ReplaySource(self.rows, partitions=self.partitions, clock=self.clock)
         doors = Doors(self.source, self.letters, self.store, self.learner, self.clock, self.meter)
-        orders = Orders(LAYOUT, self.topic, rhythm=self.rhythm, window=self.window)
+        if self.trains:
+            doors = replace(doors, learners=self._another, trainer=self.trainer)
+        policy = RetrainPolicy(margin=0.5, clicks=10)
+        orders = Orders(layout, self.topic, rhythm=self.rhythm, window=self.window, retrain=policy)
         self.service = Service(doors, orders, lambda *_: InlineExecutor())
 
     def run(self, each_turn: Callable[[], None] = lambda: None) -> None:
@@ -78,7 +114,11 @@ class Rig:
 
     def state(self) -> str:
         """Hash of the live state."""
-        return str(self.learner.status(digest=True)["state_sha256"])
+        return str(self.service.learner.status(digest=True)["state_sha256"])
+
+    def _another(self, layout: Layout) -> InlineLearner:
+        self.learner = InlineLearner(replace(self.config, layout=layout))
+        return self.learner
 
     def _turned(self, each_turn: Callable[[], None]) -> None:
         self.clock.advance(0.01)

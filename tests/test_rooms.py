@@ -20,9 +20,10 @@ ROOMS = {
     "model.health",
     "decisions": "stream.decode stream.letters stream.stamps stream.batching stream.dedupe stream.naming stream.policy "
     "stream.plans stream.bounded stream.thrift stream.footer stream.parquet stream.staged stream.checkpoint "
-    "stream.partfiles stream.breaker stream.lineage stream.probe stream.held",
-    "corridor": "stream.aside stream.patience stream.refetch stream.planner stream.committer stream.recovery "
-    "stream.opening stream.collector stream.figures stream.gate stream.loop",
+    "stream.partfiles stream.breaker stream.lineage stream.probe stream.held stream.versions",
+    "corridor": "stream.aside stream.patience stream.refetch stream.planner stream.committer stream.history "
+    "stream.recovery stream.opening stream.collector stream.figures stream.gate stream.loop stream.succession "
+    "stream.retraining stream.keeper",
     "host": "stream.host stream.freeze",
     "kafka": "stream.kafka.*",
     "replay": "stream.replay.* stream.clocks",
@@ -33,7 +34,8 @@ ROOMS = {
     "log": "stream.log",
     "audit": "stream.verify.*",
     "porch": "stream.settings.* stream.wiring stream.service stream.app stream.cli stream.doctor stream.inspect "
-    "stream.explain stream.names stream.resume stream.letterbox stream.terminal stream.train.* stream.demo.*",
+    "stream.explain stream.names stream.resume stream.letterbox stream.terminal stream.train.* stream.retrain.* "
+    "stream.demo.*",
 }
 INSIDE = {"words", "arithmetic", "model"}
 MAY_IMPORT = {

@@ -29,6 +29,7 @@ from stream.demo import data as demo_data
 from stream.demo.show import Screen, Tally
 from stream.errors import ConfigError
 from stream.events import LearnReport, Totals
+from stream.history import Archive
 from stream.host import HostConfig
 from stream.lineage import resolve
 from stream.loop import Rhythm
@@ -38,7 +39,7 @@ from stream.naming import Layout
 from stream.patience import Patience
 from stream.planner import Head
 from stream.policy import Backoff, CheckpointPolicy
-from stream.recovery import Archive, await_room, replay
+from stream.recovery import await_room, replay
 from stream.replay.readers import open_rows
 from stream.replay.rows import Rows
 from stream.replay.source import FileDeadLetters, ReplaySource

@@ -100,6 +100,13 @@ def in_time_order(*parts: Clicks) -> Ordered:
     return Ordered(tuple(columns), times[order])
 
 
+def within(clicks: Clicks, since_ms: int, before_ms: int | None) -> Clicks:
+    """Those of the time [since_ms, before_ms), milliseconds since the epoch; None: without an end."""
+    times = clicks.times
+    keep = times >= since_ms
+    return _kept(clicks, keep if before_ms is None else keep & (times < before_ms))
+
+
 def without_contained(clicks: Clicks, known: Clicks) -> Clicks:
     """`clicks` less those that are in `known` already.
 

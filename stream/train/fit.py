@@ -8,13 +8,14 @@ looks at the clock, nor does the decision to stop.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from model import snapshot
+from model.batch import Batch
 from model.config import LearnerConfig
 from model.learner import Learner
-from stream.train.clicks import Ordered
 
 BATCH_CLICKS_MAX = 500
 """Clicks counted in at once: what is new in a batch cannot be ranked or stand in a context before the next one."""
@@ -26,6 +27,16 @@ HELD_CLICKS_MIN = 200
 SCORED_CLICKS = 4000
 PATIENCE = 2
 """Epochs without a better rank after which training stops."""
+
+
+class ClicksInOrder(Protocol):
+    """Clicks in the order in which they are to be learned, as often as wanted."""
+
+    def __len__(self) -> int:
+        """How many."""
+
+    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """Clicks [start, stop) as batches of `size`, in order; the last one may be smaller."""
 
 
 class Watcher(Protocol):
@@ -70,7 +81,9 @@ class _Pass:
     def loss(self) -> float:
         return self.total / self.weight if self.weight else math.nan
 
-    def learn(self, learner: Learner, clicks: Ordered, span: tuple[int, int], *, rate: float, score: bool) -> None:
+    def learn(
+        self, learner: Learner, clicks: ClicksInOrder, span: tuple[int, int], *, rate: float, score: bool
+    ) -> None:
         """Learn clicks [start, stop) at `rate` times the configured steps, ranking a sample of each batch first."""
         for batch in clicks.batches(batch_clicks(len(clicks)), *span):
             if score:
@@ -105,7 +118,7 @@ def batch_clicks(clicks: int) -> int:
     return max(1, min(BATCH_CLICKS_MAX, clicks // BATCHES_MIN))
 
 
-def from_scratch(clicks: Ordered, config: LearnerConfig, epochs: int, watcher: Watcher) -> Fitted:
+def from_scratch(clicks: ClicksInOrder, config: LearnerConfig, epochs: int, watcher: Watcher) -> Fitted:
     """Train a new learner for at most `epochs`; fewer when the clicks held back are ranked no better for a while."""
     held = int(len(clicks) * HELD_SHARE)
     if held < HELD_CLICKS_MIN:
@@ -122,14 +135,14 @@ def from_scratch(clicks: Ordered, config: LearnerConfig, epochs: int, watcher: W
     return best
 
 
-def further(clicks: Ordered, learner: Learner, epochs: int, rate: float, watcher: Watcher) -> Fitted:
+def further(clicks: ClicksInOrder, learner: Learner, epochs: int, rate: float, watcher: Watcher) -> Fitted:
     """Train `learner` on with clicks that it has not seen, at `rate` times its steps. It is changed."""
     if not len(clicks):
         return Fitted(learner)
     return _all_epochs(clicks, learner, epochs, watcher, rate)
 
 
-def _all_epochs(clicks: Ordered, learner: Learner, epochs: int, watcher: Watcher, rate: float = 1.0) -> Fitted:
+def _all_epochs(clicks: ClicksInOrder, learner: Learner, epochs: int, watcher: Watcher, rate: float = 1.0) -> Fitted:
     before, fitted = learner.context(), Fitted(learner, kept=epochs)
     for number in range(1, epochs + 1):
         watcher.begin(number, epochs, len(clicks))
@@ -143,7 +156,7 @@ def _all_epochs(clicks: Ordered, learner: Learner, epochs: int, watcher: Watcher
 
 
 def _epoch_with_proof(
-    learner: Learner, clicks: Ordered, number: tuple[int, int], watcher: Watcher
+    learner: Learner, clicks: ClicksInOrder, number: tuple[int, int], watcher: Watcher
 ) -> tuple[Learner, Epoch]:
     """One epoch of `learner` over the older clicks, and a copy of it that has gone on over those held back."""
     watcher.begin(*number, len(clicks))

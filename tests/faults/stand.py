@@ -24,6 +24,7 @@ from kafka import KafkaProducer, TopicPartition
 
 from model.config import LearnerConfig
 from stream import checkpoint
+from stream.history import Archive
 from stream.host import HostConfig, LearnerHost
 from stream.metrics import PrometheusMeter
 from stream.naming import Layout
@@ -31,7 +32,7 @@ from stream.patience import Patience
 from stream.planner import Head
 from stream.policy import Backoff
 from stream.ports import ObjectStore
-from stream.recovery import Archive, replay
+from stream.recovery import replay
 from stream.store.s3 import S3Store
 from stream.verify.walk import Options, prove
 from tests.fakes import MemoryStore

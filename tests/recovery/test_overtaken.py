@@ -6,10 +6,11 @@ import pytest
 
 from stream import checkpoint
 from stream.errors import StoreRefused
+from stream.history import Archive
 from stream.naming import seq_of
 from stream.patience import Patience
 from stream.policy import Backoff
-from stream.recovery import Archive, Recovered, Replaying, recover
+from stream.recovery import Recovered, Replaying, recover
 from tests.fakes import InlineLearner, MemoryStore
 from tests.rigs import LAYOUT, Rig, clicks
 

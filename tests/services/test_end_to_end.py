@@ -13,13 +13,14 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from model import snapshot
 from model.config import LearnerConfig
 from stream import checkpoint, plans
+from stream.history import Archive
 from stream.host import HostConfig, LearnerHost
 from stream.metrics import PrometheusMeter
 from stream.naming import Layout
 from stream.patience import Patience
 from stream.planner import Head
 from stream.policy import Backoff
-from stream.recovery import Archive, replay
+from stream.recovery import replay
 from stream.store.s3 import S3Store
 from tests.services.installation import Run, ledger
 

@@ -77,4 +77,4 @@ def clicks(store: MemoryStore, keys: Iterable[str]) -> list[str]:
 
 
 def archived(store: MemoryStore) -> list[str]:
-    return clicks(store, keys(store, LAYOUT.archived))
+    return clicks(store, [key for key in keys(store, LAYOUT.archived) if key.endswith(".parquet")])

@@ -16,12 +16,13 @@ from stream import checkpoint
 from stream.aside import Asides
 from stream.errors import Diverged, LearnerFailed
 from stream.events import PlannedBatch
+from stream.history import Archive
 from stream.host import LearnerHost
 from stream.metrics import PrometheusMeter
 from stream.patience import Patience
 from stream.planner import Head
 from stream.policy import Backoff
-from stream.recovery import Archive, replay
+from stream.recovery import replay
 from stream.verify.walk import prove
 from tests.fakes import MemoryStore
 from tests.rigs import LAYOUT, MODEL, Rig, Row, clicks, folded

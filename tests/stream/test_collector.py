@@ -46,7 +46,8 @@ def test_the_archive_holds_every_click_once(store: MemoryStore) -> None:
 
     kept = clicks(store, named(store))
     assert archived(store) + kept == everything
-    assert keys(store, LAYOUT.archived) == [LAYOUT.archive(first, first + 3) for first in (0, 4, 8)]
+    names = [(LAYOUT.archive(first, first + 3), LAYOUT.archived_plans(first, first + 3)) for first in (0, 4, 8)]
+    assert keys(store, LAYOUT.archived) == [name for pair in names for name in pair]
     assert done.archived == len(everything) - len(kept)
     assert collecting(store) == Collected()
 

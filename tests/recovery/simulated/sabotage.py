@@ -19,10 +19,11 @@ import stream.host
 from stream import aside, checkpoint, committer, opening, planner, recovery, service
 from stream.errors import Diverged, Fenced, PreconditionFailed
 from stream.events import LearnReport, Plan, PlannedBatch
+from stream.history import Archive
 from stream.host import LearnerHost
 from stream.naming import Layout
 from stream.ports import ObjectStore
-from stream.recovery import Archive, Recovered, Replaying
+from stream.recovery import Recovered, Replaying
 from tests.recovery.simulated import chain
 from tests.recovery.simulated.ends import Bucket, SimulatedSource
 

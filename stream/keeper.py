@@ -1,0 +1,133 @@
+"""Watches what the store says of the lineage's versions: brings about the one that is to serve, and trains new ones.
+
+Whoever may write to the store may ask: the command line does, the admin door does, a CronJob does. The stream itself
+never waits for any of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import structlog
+
+from stream import checkpoint, versions
+from stream.errors import HeadraceError
+from stream.figures import Figures
+from stream.naming import MANIFEST, Layout
+from stream.ports import Clock, Executor, ObjectStore
+from stream.retraining import Progress, Retraining
+from stream.succession import Succession
+from stream.versions import Known, Version
+
+log = structlog.get_logger()
+LOOK_SECONDS = 3.0
+KEPT_MIN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the store says: which version serves, the newest one, and all numbers."""
+
+    known: Known
+    newest: Version
+    numbers: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What the keeper works with. `kept`: newest retrained versions whose checkpoints stay."""
+
+    store: ObjectStore
+    layout: Layout
+    executor: Executor
+    clock: Clock
+    figures: Figures
+    kept: int = KEPT_MIN
+
+
+class Keeper:
+    """Used by the loop's thread, once a turn. `retraining` None: nobody trains here."""
+
+    def __init__(self, watch: Watch, succession: Succession, retraining: Retraining | None) -> None:
+        self._watch = watch
+        self._succession = succession
+        self._retraining = retraining
+        self._looking: Future[Seen | None] | None = None
+        self._looked = -LOOK_SECONDS
+        self._tidied: frozenset[int] = frozenset()
+        watch.figures.serves(watch.layout)
+
+    @property
+    def busy(self) -> bool:
+        """Whether plans are being read beside the stream: then none may be collected."""
+        return self._succession.busy or (self._retraining is not None and self._retraining.busy)
+
+    @property
+    def progress(self) -> Progress | None:
+        """Of the training that runs, if one does."""
+        return self._retraining.progress if self._retraining is not None else None
+
+    def turn(self, now: float) -> None:
+        """A step, if one can be taken without waiting."""
+        if self._succession.turn(now):
+            self._watch.figures.serves(self._watch.layout.of_version(self._succession.serving))
+        if self._retraining is not None:
+            self._retraining.turn(now)
+        if self._looking is not None:
+            if self._looking.done():
+                looking, self._looking = self._looking, None
+                self._heed(looking.result())
+        elif now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            self._looking = self._watch.executor.submit(self._look)
+
+    def close(self) -> None:
+        """End what was begun; the store knows of it, and the next process goes on. Idempotent."""
+        self._succession.close()
+        if self._retraining is not None:
+            self._retraining.close()
+
+    def _heed(self, seen: Seen | None) -> None:
+        if seen is None:
+            return
+        self._succession.want(seen.known.serving.version)
+        if self._retraining is not None:
+            self._retraining.heed(seen.newest, self._succession.serving)
+
+    def _look(self) -> Seen | None:
+        """None when the store does not tell; it is asked again."""
+        watch = self._watch
+        try:
+            known = versions.read_serving(watch.store, watch.layout)
+            numbers = versions.numbers(watch.store, watch.layout)
+            newest = versions.read(watch.store, watch.layout.of_version(numbers[-1]))
+            if not self.busy:
+                self._tidy(known, numbers, newest)
+        except HeadraceError as error:
+            log.warning("cannot look which version is to serve, asking again", error=str(error))
+            return None
+        return Seen(known, newest, numbers)
+
+    def _tidy(self, known: Known, numbers: Sequence[int], newest: Version) -> None:
+        """Remove the checkpoints of versions that nobody goes back to. Their records stay."""
+        serving = known.serving
+        keep = {serving.version, *serving.before[-1:], *numbers[-max(self._watch.kept, KEPT_MIN) :]}
+        old = frozenset(numbers) - keep
+        if old == self._tidied or newest.open:
+            return
+        for number in sorted(old - self._tidied):
+            removed = discard(self._watch.store, self._watch.layout.of_version(number))
+            if removed:
+                log.info("checkpoints of an old version removed", version=number, objects=removed)
+        self._tidied = old
+
+
+def discard(store: ObjectStore, layout: Layout) -> int:
+    """Remove the checkpoints of the layout's version, MANIFEST first; how many objects."""
+    manifests = [key for _, key in checkpoint.complete(store, layout)]
+    others = [info.key for info in store.list(layout.checkpoints) if not info.key.endswith(f"/{MANIFEST}")]
+    for key in [*manifests, *others]:
+        store.delete(key)
+    return len(manifests) + len(others)
