@@ -31,7 +31,6 @@ _CALL_SECONDS = 30.0
 _OPTIONS: dict[str, Any] = {
     "max_restarts": 0,
     "max_task_retries": 0,
-    "num_cpus": 1,
     "concurrency_groups": {"read": 2, "upload": 1, "life": 1},
 }
 _UNREACHED = (RayError, ConnectionError)  # Ray Client says ConnectionError where Ray says RayError
@@ -81,9 +80,13 @@ class RayLearner:
     `recommend`, `explain` and `status` may be called by any thread.
     """
 
-    def __init__(self, config: HostConfig, fault: str = "") -> None:
-        """`fault`: where a test wants the first actor, and no later one, to die (see `faultpoints`)."""
+    def __init__(self, config: HostConfig, fault: str = "", cpus: float = 1.0) -> None:
+        """`fault`: where a test wants the first actor, and no later one, to die (see `faultpoints`).
+
+        `cpus`: of the cluster, reserved for the actor.
+        """
         self._config = config
+        self._cpus = cpus
         self._fault = fault
         self._actor: Any = None
         self._life: Any = None
@@ -95,7 +98,8 @@ class RayLearner:
         self.close()
         try:
             environment = worker_environment(rejoin())
-            options = _OPTIONS | ({"runtime_env": {"env_vars": environment}} if environment else {})
+            options = _OPTIONS | {"num_cpus": self._cpus}
+            options |= {"runtime_env": {"env_vars": environment}} if environment else {}
             fault, self._fault = self._fault, ""
             self._actor = ray.remote(**options)(_Actor).remote(self._config, fault)
             ray.get(self._actor.status.remote(), timeout=_START_SECONDS)

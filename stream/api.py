@@ -11,7 +11,6 @@ Errors are problem JSON (RFC 9457). There is no login: whoever reaches the port 
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -19,8 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-import msgspec
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -28,15 +25,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stream.callers import Caller
-from stream.errors import ConfigError, HeadraceError
+from stream.answers import failed, json_answer, problem, refused
+from stream.errors import HeadraceError
 from stream.events import Recommendation
+from stream.listening import Listener
 from stream.ports import Meter
 
 ITEMS_MAX: Final = 1000
 USER_BYTES_MAX: Final = 256
 QUERY_BYTES_MAX: Final = 4096
-HEAD_BYTES_MAX: Final = 16 << 10
 RECOMMEND_SECONDS: Final = 5.0
 RECOMMENDING_MAX: Final = 64
 WORKERS: Final = 8
@@ -55,11 +52,12 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Recommendations, best first, from a model that has learned plan `seq`, `age_seconds` ago."""
+    """Recommendations, best first, from a `version` of the model that has learned plan `seq`, `age_seconds` ago."""
 
     items: Sequence[Recommendation]
     seq: int
     age_seconds: float
+    version: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,72 +89,27 @@ class HttpDoor:
     def __init__(
         self, config: HttpConfig, meter: RenderingMeter, health: Callable[[], Health], recommend: Recommend
     ) -> None:
-        self._config = config
-        self._socket: socket.socket | None = None
         self._pages = _Pages(config, meter, health, recommend)
-        # No access log, no lifespan, no websockets; whoever configured logging keeps it.
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                _make_app(self._pages, meter),
-                http=Caller,
-                ws="none",
-                loop="asyncio",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                h11_max_incomplete_event_size=HEAD_BYTES_MAX,
-                timeout_keep_alive=15,
-                timeout_graceful_shutdown=2,
-            )
-        )
-        self._thread: threading.Thread | None = None
+        app = _make_app(self._pages, meter)
+        self._listener = Listener(app, config.host, config.port, "HEADRACE_HTTP_HOST and HEADRACE_HTTP_PORT")
 
     def start(self) -> int:
         """Listen, and answer the port. Raises `ConfigError` when the address cannot be had."""
-        self._socket = _listen(self._config)
-        serve = {"sockets": [self._socket]}
-        self._thread = threading.Thread(target=self._server.run, kwargs=serve, name="headrace-http", daemon=True)
-        self._thread.start()
-        deadline = time.monotonic() + 5
-        while not self._server.started:
-            if not self._thread.is_alive() or time.monotonic() > deadline:
-                self.close()
-                raise ConfigError(
-                    f"the HTTP server did not start on {self._config.host}:{self._config.port}: see the log"
-                )
-            time.sleep(0.005)
-        return self.port
+        return self._listener.start()
 
     @property
     def port(self) -> int:
         """The port it listens on; 0 before `start` and after `close`."""
-        return int(self._socket.getsockname()[1]) if self._socket is not None else 0
+        return self._listener.port
 
     def close(self) -> None:
         """Finish what is being answered, for two seconds at most, then stop. Idempotent."""
-        self._server.should_exit = True
-        if self._thread is not None:
-            self._thread.join(timeout=5)
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._listener.close()
         self._pages.close()
 
 
-def _listen(config: HttpConfig) -> socket.socket:
-    try:
-        family, _, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {config.host} port {config.port}: {error}. "
-            "Set HEADRACE_HTTP_HOST and HEADRACE_HTTP_PORT to an address of this machine and a free port (0 picks one)"
-        ) from error
-
-
 def _make_app(pages: _Pages, meter: Meter) -> ASGIApp:
-    handlers: Mapping[Any, Any] = {HTTPException: _refused, Exception: _failed}
+    handlers: Mapping[Any, Any] = {HTTPException: refused, Exception: failed}
     endpoints = (pages.metrics, pages.healthz, pages.readyz, pages.recommend)
     routes = [Route(path, endpoint) for path, endpoint in zip(_ROUTES, endpoints, strict=True)]
     return _Guard(Starlette(routes=routes, exception_handlers=handlers), meter)
@@ -185,12 +138,12 @@ class _Pages:
 
     async def healthz(self, _request: Request) -> Response:
         health = self._health()
-        return _json({"live": health.live, "reasons": health.reasons}, 200 if health.live else 503)
+        return json_answer({"live": health.live, "reasons": health.reasons}, 200 if health.live else 503)
 
     async def readyz(self, _request: Request) -> Response:
         health = self._health()
         ready = self._ready(health)
-        return _json({"ready": ready, "reasons": health.reasons, **health.details}, 200 if ready else 503)
+        return json_answer({"ready": ready, "reasons": health.reasons, **health.details}, 200 if ready else 503)
 
     @staticmethod
     def _ready(health: Health) -> bool:
@@ -202,7 +155,8 @@ class _Pages:
         answer = await self._ask(user, top_n)
         self._meter.observe("headrace_recommend_seconds", time.perf_counter() - started)
         items = [{"product_id": item.product_id, "score": item.score} for item in answer.items]
-        return _json({"user": user, "items": items, "model": {"seq": answer.seq, "age_seconds": answer.age_seconds}})
+        model = {"seq": answer.seq, "age_seconds": answer.age_seconds, "version": answer.version}
+        return json_answer({"user": user, "items": items, "model": model})
 
     async def _ask(self, user: str, top_n: int) -> Answer:
         """Call `recommend` on a worker thread, for a bounded time, with a bounded number waiting."""
@@ -245,9 +199,9 @@ class _Guard:
         route = _ROUTES.get(scope["path"], "other")
         app = self._app
         if len(scope["query_string"]) > QUERY_BYTES_MAX:
-            app = _problem(414, f"the query has more than {QUERY_BYTES_MAX} bytes")
+            app = problem(414, f"the query has more than {QUERY_BYTES_MAX} bytes")
         elif _has_body(scope):
-            app = _problem(413, "requests have no body here")
+            app = problem(413, "requests have no body here")
         await app(scope, receive, self._counting(send, route))
 
     def _counting(self, send: Send, route: str) -> Callable[[Message], Awaitable[None]]:
@@ -262,24 +216,3 @@ class _Guard:
 def _has_body(scope: Scope) -> bool:
     headers = dict(scope["headers"])
     return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
-
-
-async def _refused(_request: Request, error: HTTPException) -> Response:
-    return _problem(error.status_code, error.detail, error.headers)
-
-
-async def _failed(_request: Request, _error: Exception) -> Response:
-    # Starlette raises the error again behind this answer, so the log has it; the caller need not know it.
-    return _problem(500, "Headrace failed on this request; its log says more")
-
-
-def _problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    response = _json({"status": status, "detail": detail}, status)
-    response.headers.update({"content-type": "application/problem+json", **(headers or {})})
-    return response
-
-
-def _json(value: Mapping[str, Any], status: int = 200) -> Response:
-    # msgspec writes a NaN, which JSON has not, as null.
-    body = msgspec.json.encode(value) + b"\n"
-    return Response(body, status, {"content-type": "application/json", "cache-control": "no-store"})

@@ -16,10 +16,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
+import msgspec
 import structlog
 
 from stream import actor, faultpoints, wiring
 from stream.actor import RayConfig, RayLearner
+from stream.admin import AdminDoor
 from stream.api import Answer, Health, HttpDoor
 from stream.clocks import SystemClock
 from stream.errors import ConfigError, Conflict, DrainIncomplete, StoreUnavailable
@@ -33,6 +35,8 @@ from stream.patience import Patience
 from stream.policy import Backoff
 from stream.ports import Clock, DeadLetters, EventSource, ObjectStore
 from stream.replay.source import FileDeadLetters, ReplaySource
+from stream.retrain.actor import RayTrainer
+from stream.retraining import RetrainPolicy
 from stream.service import Doors, Orders, Service
 from stream.settings.settings import Settings, wanted_fault
 
@@ -61,6 +65,10 @@ def run(settings: Settings, replay: Path | None, rate: float | None, started: fl
             stack.callback(door.close)
         store = wiring.open_store(settings)
         layout = _layout(settings, store, meter, signals)
+        if settings.admin.token.get_secret_value():
+            admin = AdminDoor(wiring.admin_config(settings), wiring.admin_desk(store, layout, entrance.progress))
+            log.info("listening for the admin", host=settings.admin.host, port=admin.start())
+            stack.callback(admin.close)
         # Ray takes seconds to start: Kafka is reached, or the file is read, meanwhile.
         reaching = stack.enter_context(ThreadPoolExecutor(1, "headrace-open")).submit(_ends, settings, replay, rate)
         stack.callback(_let_go, reaching)
@@ -128,9 +136,23 @@ def _service(
         settings.stream.start,
         settings.stream.drain_seconds,
         settings.stream.resume_from,
+        RetrainPolicy(settings.retrain.margin, settings.retrain.proof_clicks),
+        settings.retrain.versions_kept,
     )
     learner = RayLearner(config, wanted_fault())
-    service = Service(Doors(source, dead_letters, store, learner, clock, meter), orders)
+    # In a Ray of our own nobody else wants a CPU, and a second learner must not wait for one.
+    cpus = 0.0 if wiring.ray_config(settings).is_ours else 1.0
+    doors = Doors(
+        source,
+        dead_letters,
+        store,
+        learner,
+        clock,
+        meter,
+        learners=lambda layout: RayLearner(replace(config, layout=layout), cpus=cpus),
+        trainer=RayTrainer(wiring.lessons(settings, store)) if settings.retrain.enabled else None,
+    )
+    service = Service(doors, orders)
     try:
         yield service
     finally:
@@ -179,6 +201,13 @@ class _Entrance:
         )
         self._meter.set("headrace_ready", health.live and health.ready)
         return health
+
+    def progress(self) -> dict[str, object] | None:
+        keeper = self.service.keeper if self.service is not None else None
+        found = keeper.progress if keeper is not None else None
+        if found is None:
+            return None
+        return {"ratio": found.ratio, "doing": found.doing, "duel": msgspec.to_builtins(found.duel)}
 
     def recommend(self, user_id: str, top_n: int) -> Answer:
         if self.service is None:

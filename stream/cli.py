@@ -28,6 +28,8 @@ from rich.progress import Progress  # noqa: E402
 
 from stream.errors import EXIT_CODES, ConfigError, HeadraceError  # noqa: E402
 from stream.letterbox import app as letterbox  # noqa: E402
+from stream.models import app as models  # noqa: E402
+from stream.models import retrain  # noqa: E402
 from stream.terminal import load as _settings  # noqa: E402
 from stream.terminal import say as _print  # noqa: E402
 from stream.terminal import table as _table  # noqa: E402
@@ -258,6 +260,8 @@ def verify(store: Store = None, lineage: Lineage = None, as_json: Json = False) 
         raise typer.Exit(1)
 
 
+app.command()(retrain)
+app.add_typer(models, name="models")
 app.add_typer(letterbox, name="dlq")
 
 

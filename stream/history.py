@@ -82,6 +82,16 @@ def first_seq(archive: Archive) -> int:
     return start if whole else first
 
 
+def continues(store: ObjectStore, layout: Layout, after: int) -> bool:
+    """Whether the plan after `after` is there, by itself or in the archive; true where there is none yet."""
+    start_after = layout.plan(after) if after >= 0 else ""
+    info = next(iter(store.list(layout.plans, start_after)), None)
+    if info is None or seq_of(info.key) == after + 1:
+        return True
+    key = layout.archived_plans(*_group(after + 1))
+    return any(found.key == key for found in store.list(key))
+
+
 def before(archive: Archive, seq: int) -> Head:
     """What comes before plan `seq`, by what it says itself: for who reads a history whose beginning is gone."""
     if not seq:

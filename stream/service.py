@@ -206,6 +206,11 @@ class Service:
         """Of the version that serves now."""
         return self._loop.model.learner if self._loop is not None else self._doors.learner
 
+    @property
+    def layout(self) -> Layout:
+        """The lineage as the version that serves now sees it."""
+        return self._loop.model.archive.layout if self._loop is not None else self._orders.layout
+
     def run(self, each_turn: Callable[[], None] = lambda: None) -> None:
         """Turn until told to stop or the source ends, then drain. Raises DrainIncomplete, and what a turn raises."""
         loop = self._loop
@@ -261,7 +266,7 @@ class Service:
         """Top N from the live model."""
         items: list[Recommendation] = list(self.learner.recommend(user_id, top_n))
         age = max(0.0, self._doors.clock.now() - self.figures.trained_at) if self.figures.trained_at else 0.0
-        return Answer(items, self.figures.seq, age)
+        return Answer(items, self.figures.seq, age, self.layout.version)
 
     def _replayed(self, report: LearnReport) -> None:
         self.figures.learned(report)
@@ -271,7 +276,7 @@ class Service:
     def _details(self) -> dict[str, object]:
         opened = self.opened
         epoch = opened.planner.head.epoch if opened is not None else 0
-        layout = self._loop.model.archive.layout if self._loop is not None else self._orders.layout
+        layout = self.layout
         return {"lineage": layout.lineage, "version": layout.version, "epoch": epoch, "seq": self.figures.seq}
 
     def _drain(self, loop: Loop) -> None:

@@ -193,6 +193,18 @@ def read(store: ObjectStore, layout: Layout) -> Version:
     return Version(layout.version, **records, attempts=sum(1 for _ in _attempts(store, layout)))  # type: ignore[arg-type]
 
 
+def newest(store: ObjectStore, layout: Layout) -> Version:
+    """What is recorded of the version with the highest number."""
+    return read(store, layout.of_version(numbers(store, layout)[-1]))
+
+
+def overview(store: ObjectStore, layout: Layout) -> dict[str, Any]:
+    """Which version serves, and what is recorded of each, newest first: plain values that JSON can carry."""
+    known = read_serving(store, layout)
+    found = [read(store, layout.of_version(number)).to_dict() for number in reversed(numbers(store, layout))]
+    return {"lineage": layout.lineage, "serving": msgspec.to_builtins(known.serving), "versions": found}
+
+
 def ask(store: ObjectStore, layout: Layout, request: Request) -> Version:
     """Ask for a new version, under the next number. The same nonce again answers what it was given before.
 

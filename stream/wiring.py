@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from model.config import LearnerConfig
-from stream import lineage
+from stream import lineage, versions
 from stream.actor import RayConfig
+from stream.admin import AdminConfig, Desk
 from stream.api import HttpConfig
 from stream.batching import CutPolicy, PressurePolicy
 from stream.breaker import BreakerPolicy
@@ -17,6 +20,7 @@ from stream.loop import Rhythm
 from stream.naming import Layout
 from stream.policy import CheckpointPolicy
 from stream.ports import ObjectStore
+from stream.retrain.actor import Lessons
 from stream.settings.settings import Settings
 from stream.store.directory import DirectoryStore
 from stream.store.s3 import S3Settings, S3Store
@@ -52,10 +56,13 @@ def s3_settings(settings: Settings) -> S3Settings:
 
 
 def layout(settings: Settings, store: ObjectStore) -> Layout:
-    """Keys of the lineage that is named, or else of the one that serves; where there is none, `main` becomes it."""
+    """Keys of the lineage that is named, or else of the one that serves; where there is none, `main` becomes it.
+
+    As the version of its model that serves sees them.
+    """
     store_options = settings.store
     name = store_options.lineage or lineage.resolve(store, store_options.prefix, "main")
-    return Layout(store_options.prefix, name)
+    return _serving(store, Layout(store_options.prefix, name))
 
 
 def open_lineage(settings: Settings) -> tuple[ObjectStore, Layout]:
@@ -68,7 +75,12 @@ def open_lineage(settings: Settings) -> tuple[ObjectStore, Layout]:
             f"nothing has been learned at {options.location} under prefix {options.prefix!r} yet: name another store "
             "or prefix (--store, HEADRACE_STORE, HEADRACE_STORE_PREFIX), or start `headrace run`"
         )
-    return store, Layout(options.prefix, options.lineage or current.lineage)  # type: ignore[union-attr]
+    return store, _serving(store, Layout(options.prefix, options.lineage or current.lineage))  # type: ignore[union-attr]
+
+
+def _serving(store: ObjectStore, layout: Layout) -> Layout:
+    """The lineage as the version that serves sees it."""
+    return layout.of_version(versions.read_serving(store, layout).serving.version)
 
 
 def kafka_settings(settings: Settings) -> KafkaSettings:
@@ -133,5 +145,36 @@ def ray_config(settings: Settings) -> RayConfig:
     return RayConfig(ray.address or None, ray.namespace, ray.num_cpus, ray.object_store_bytes)
 
 
+def lessons(settings: Settings, store: ObjectStore) -> Lessons:
+    """How new versions are trained."""
+    retrain = settings.retrain
+    return Lessons(
+        store,
+        learner_config(settings, settings.model.dim),
+        settings.stream.dedupe_window,
+        decode_rules(settings),
+        settings.model.epochs,
+        retrain.proof_clicks,
+        retrain.proof_seconds,
+        settings.train.clickstream_key if retrain.clickstream else "",
+        0.0 if ray_config(settings).is_ours else 1.0,
+    )
+
+
 def http_config(settings: Settings) -> HttpConfig:
     return HttpConfig(settings.http.host, settings.http.port, settings.model.top_n)
+
+
+def admin_config(settings: Settings) -> AdminConfig:
+    admin = settings.admin
+    return AdminConfig(admin.host, admin.port, admin.token.get_secret_value())
+
+
+def admin_desk(store: ObjectStore, layout: Layout, progress: Callable[[], Mapping[str, Any] | None]) -> Desk:
+    """Who answers at the admin door: the store's records, and the training that runs here."""
+    return Desk(
+        lambda request: versions.ask(store, layout, request),
+        lambda: versions.newest(store, layout),
+        lambda: versions.overview(store, layout),
+        progress,
+    )

@@ -29,13 +29,13 @@ ROOMS = {
     "replay": "stream.replay.* stream.clocks",
     "store": "stream.store.*",
     "ray": "stream.actor stream.ray_link stream.ray_own",
-    "http": "stream.api stream.callers",
+    "http": "stream.api stream.admin stream.answers stream.listening stream.callers",
     "metrics": "stream.metrics",
     "log": "stream.log",
     "audit": "stream.verify.*",
     "porch": "stream.settings.* stream.wiring stream.service stream.app stream.cli stream.doctor stream.inspect "
-    "stream.explain stream.names stream.resume stream.letterbox stream.terminal stream.train.* stream.retrain.* "
-    "stream.demo.*",
+    "stream.explain stream.names stream.resume stream.letterbox stream.models stream.terminal stream.train.* "
+    "stream.retrain.* stream.demo.*",
 }
 INSIDE = {"words", "arithmetic", "model"}
 MAY_IMPORT = {

@@ -331,6 +331,46 @@ class HttpOptions(Group):
     port: int = option("Port to listen on; 0 takes a free one.", 8080, ge=0, le=65535)
 
 
+class AdminOptions(Group):
+    """The door by which a retrain is asked for over HTTP. It is open only if there is a token."""
+
+    host: Annotated[str, matching(r"[A-Za-z0-9._:-]{1,255}", otherwise="not a host")] = option(
+        "Address to listen on.", "127.0.0.1", allowed="an IP address or a host name"
+    )
+    port: int = option("Port to listen on; 0 takes a free one.", 8081, ge=0, le=65535)
+    token: SecretStr = option(
+        "Bearer token that whoever asks must bring; empty keeps the door shut. At least 16 characters.", SecretStr("")
+    )
+
+    def problems(self) -> Iterable[str]:
+        if 0 < len(self.token.get_secret_value()) < 16:
+            yield "HEADRACE_ADMIN_TOKEN has less than 16 characters: `openssl rand -hex 32` makes a good one"
+
+
+class RetrainOptions(Group):
+    """A full retrain beside the live model (`headrace retrain`), and when what it makes takes over."""
+
+    enabled: bool = option(
+        "Train new versions here when asked: it takes the memory of up to four more models meanwhile.", default=True
+    )
+    margin: float = option(
+        "A new version takes over unless its MRR is below the live one's by more than this share of it.",
+        0.02,
+        ge=0,
+        le=0.5,
+    )
+    proof_clicks: int = option(
+        "New clicks that both must have ranked before that is decided.", 2000, unit="clicks", ge=1, le=1_000_000
+    )
+    proof_seconds: float = option("How long these are waited for.", 600, unit="s", ge=0, le=86_400)
+    clickstream: bool = option(
+        "Learn the batch contract's object of all clicks first, those from before the stream began.", default=True
+    )
+    versions_kept: int = option(
+        "Newest versions whose checkpoints stay, to go back to.", 3, unit="versions", ge=3, le=1000
+    )
+
+
 class LogOptions(Group):
     """What is written to standard error."""
 

@@ -25,11 +25,13 @@ from stream import faultpoints
 from stream.errors import ConfigError
 from stream.settings.fields import MASK, Group, Option, plain
 from stream.settings.options import (
+    AdminOptions,
     HttpOptions,
     KafkaOptions,
     LogOptions,
     ModelOptions,
     RayOptions,
+    RetrainOptions,
     StoreOptions,
     StreamOptions,
     TrainOptions,
@@ -91,6 +93,8 @@ class Settings(BaseSettings):
     train: TrainOptions = Field(default_factory=TrainOptions)
     ray: RayOptions = Field(default_factory=RayOptions)
     http: HttpOptions = Field(default_factory=HttpOptions)
+    admin: AdminOptions = Field(default_factory=AdminOptions)
+    retrain: RetrainOptions = Field(default_factory=RetrainOptions)
     log: LogOptions = Field(default_factory=LogOptions)
     sources: dict[str, str] = Field(default_factory=dict, repr=False)
 

@@ -14,6 +14,7 @@ from stream.verify.reading import check_object, document, exists
 
 _MANIFEST = "MANIFEST.json"
 _SEQ = re.compile(r"[0-9]{20}")
+_VERSION = re.compile(r"[0-9]{6}")
 _HASHED = 16
 
 
@@ -25,6 +26,7 @@ class Folder:
     home: str
     objects: list[ObjectInfo]
     named: bool
+    version: int = 1
 
     @property
     def manifest_key(self) -> str | None:
@@ -33,13 +35,24 @@ class Folder:
         return key if self.named and any(info.key == key for info in self.objects) else None
 
 
-def folders(store: ObjectStore, root: str) -> Iterator[Folder]:
-    """The checkpoints under `root`, in the order of their seq, read lazily."""
-    prefix, seq = f"{root}/checkpoint/", -1
+def homes(store: ObjectStore, root: str) -> dict[int, str]:
+    """Where what belongs to each version of the model lies, by its number; the first one's is the lineage's own."""
+    found, prefix, after = {1: root}, f"{root}/version/", ""
+    while (info := next(iter(store.list(prefix, after)), None)) is not None:
+        name = info.key[len(prefix) :].split("/")[0]
+        if _VERSION.fullmatch(name) and int(name) > 1:
+            found[int(name)] = f"{prefix}{name}"
+        after = f"{prefix}{name}~"  # greater than any key below it: names there begin with less than a tilde
+    return found
+
+
+def folders(store: ObjectStore, home: str, version: int = 1) -> Iterator[Folder]:
+    """The checkpoints of a version, under its home, in the order of their seq, read lazily."""
+    prefix, seq = f"{home}/checkpoint/", -1
     for name, objects in groupby(store.list(prefix), key=lambda info: info.key[len(prefix) :].split("/")[0]):
         named = _SEQ.fullmatch(name) is not None
         seq = int(name) if named else seq
-        yield Folder(seq, f"{prefix}{name}/", list(objects), named)
+        yield Folder(seq, f"{prefix}{name}/", list(objects), named, version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +89,8 @@ def check(store: ObjectStore, folder: Folder, lineage: str) -> Checked:
 
 
 def _place(key: str, folder: Folder, manifest: ManifestDoc, lineage: str) -> Iterator[Breach]:
-    if (manifest.lineage, manifest.seq) != (lineage, folder.seq):
-        what = f"it says that it is checkpoint {manifest.seq} of lineage {manifest.lineage}"
+    if (manifest.lineage, manifest.version, manifest.seq) != (lineage, folder.version, folder.seq):
+        what = f"it says that it is checkpoint {manifest.seq} of lineage {manifest.lineage}, version {manifest.version}"
         yield Breach("manifest_place", key, what)
     if not manifest.parts:
         yield Breach("manifest_form", key, "it names no parts")

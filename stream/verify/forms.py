@@ -42,6 +42,8 @@ RULES: Final = {
     "manifest_epoch": "a restart from this checkpoint would take a wrong turn in telling writers apart",
     "manifest_ahead": "this checkpoint stands on plans that are lost: what it trained cannot be proven",
     "beginning": "plans are gone that no checkpoint stands for: the state cannot be rebuilt",
+    "serving": "a service would not know which version of the model to start with, or cannot start with it",
+    "archive_plans": "collected plans are not those that were written: a rollback to before, or a retrain, goes astray",
     "archive_form": "clicks of collected plans cannot be read: a full retrain would lack them",
     "archive_hole": "clicks of collected plans are in no archive: a full retrain would lack them, if archiving was on",
     "archive_rows": "the archive does not hold what its plans staged: a full retrain would learn something else",
@@ -128,6 +130,7 @@ class ManifestDoc:
     next_offsets: dict[int, int]
     totals: dict[str, int]
     parts: list[PartDoc]
+    version: int = 1
 
 
 def parse_plan(data: bytes) -> PlanDoc:
@@ -167,12 +170,23 @@ def parse_manifest(data: bytes) -> ManifestDoc:
         {name: _count(totals, name) for name in ("trained", "rejected", "duplicates")}
         | {"aside": _count(totals, "aside") if "aside" in totals else 0},
         [_part(entry) for entry in _of(list, document, "parts")],
+        _count(document, "version") if "version" in document else 1,
     )
 
 
 def parse_current(data: bytes) -> str:
     """The lineage that CURRENT names. Raises Malformed."""
     return _text(_loads(data), "lineage")
+
+
+def parse_serving(data: bytes) -> int:
+    """The version that SERVING.json names. Raises Malformed."""
+    document = _loads(data)
+    if not all(type(each) is int and each > 0 for each in _of(list, document, "before")):
+        raise Malformed("before names something that is no version")
+    if not (version := _count(document, "version")):
+        raise Malformed("version 0 cannot be one")
+    return version
 
 
 def _loads(data: bytes) -> dict[str, Any]:

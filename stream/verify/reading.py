@@ -20,6 +20,8 @@ from stream.verify.forms import Malformed
 
 DOCUMENT_BYTES_MAX: Final = 64 << 20
 """Of a plan or a manifest."""
+LINES_BYTES_MAX: Final = 1 << 30
+"""Of 64 archived plans."""
 _CHUNK_BYTES: Final = 8 << 20
 _SCHEMA: Final = pa.schema(
     [
@@ -54,6 +56,14 @@ def document(store: ObjectStore, key: str) -> bytes:
     if len(data) > DOCUMENT_BYTES_MAX:
         raise Malformed(f"it has more than {DOCUMENT_BYTES_MAX} bytes")
     return data
+
+
+def lines(store: ObjectStore, key: str) -> list[bytes]:
+    """The lines of an object. Raises NotFound, and Malformed when it is absurdly large."""
+    data = store.get_range(key, 0, LINES_BYTES_MAX + 1)
+    if len(data) > LINES_BYTES_MAX:
+        raise Malformed(f"it has more than {LINES_BYTES_MAX} bytes")
+    return data.splitlines()
 
 
 def sha256(data: bytes) -> str:

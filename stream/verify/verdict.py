@@ -16,14 +16,16 @@ _SAMPLE = 20
 class Verdict:
     """What was found so far. Events are those of the plans that are still there; `archived`: clicks in the archive.
 
-    `aside`: clicks that the newest checkpoint counts as set aside, of all that were ever planned.
-    `lost`: those of the `absent` that retention took before they were read, and that a plan of their own records.
+    `version`: of the model, the one that serves. `aside`: clicks that the newest checkpoint counts as set aside, of all
+    that were ever planned. `lost`: those of the `absent` that retention took before they were read, and that a plan of
+    their own records.
 
     `objects`, `bytes`: read and verified. `orphans`, `orphan_bytes`: objects that nothing names, harmless;
     `orphan_keys`: the first of them. `first_breach`: None while there is none.
     """
 
     lineage: str
+    version: int = 1
     plans: int = 0
     trained: int = 0
     rejected: int = 0

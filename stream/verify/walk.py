@@ -15,8 +15,17 @@ from stream.errors import ConfigError, HeadraceError, NotFound
 from stream.naming import Layout, current_key, is_safe
 from stream.ports import ObjectInfo, ObjectStore
 from stream.verify.archive import GROUP, Archives
-from stream.verify.checkpoints import Folder, check, folders
-from stream.verify.forms import Breach, Malformed, ManifestDoc, PlanDoc, RangeDoc, parse_current, parse_plan
+from stream.verify.checkpoints import Folder, check, folders, homes
+from stream.verify.forms import (
+    Breach,
+    Malformed,
+    ManifestDoc,
+    PlanDoc,
+    RangeDoc,
+    parse_current,
+    parse_plan,
+    parse_serving,
+)
 from stream.verify.ledger import GAP, EventIds, Head, Ledger, account
 from stream.verify.reading import Rows, beside, document, exists, first_key, sha256
 from stream.verify.staging import Staging
@@ -25,6 +34,8 @@ from stream.verify.verdict import Options, Verdict
 __all__ = ["Breach", "Options", "Verdict", "prove", "verify"]
 
 _PLAN = re.compile(r"([0-9]{20})\.json")
+_SERVING = "SERVING.json"
+_RECORD = re.compile(r"version/[0-9]{6}/(request|trained|result|attempt)\.json(\.[0-9]+)?")
 
 
 def verify(
@@ -111,11 +122,12 @@ class _Walk:
         self._archives = Archives(store, root, self._archived, self.verdict.orphan, self._ids.admit)
         self._first: int | None = None
         self._read_until = -1
-        self._newest_checkpoint = -1
+        self._newest_checkpoint: dict[int, int] = {}
+        self._homes = homes(store, root)
 
     def breaches(self) -> Iterator[Breach]:
         self._first = first = self._first_plan()
-        if first is None and first_key(self._store, f"{self._root}/checkpoint/") is None:
+        if first is None and not any(first_key(self._store, f"{home}/checkpoint/") for home in self._homes.values()):
             raise ConfigError(
                 f"there is no lineage {self._lineage}: {self._root}/ holds neither plans nor checkpoints. Check the "
                 "bucket, the prefix and the lineage"
@@ -123,9 +135,12 @@ class _Walk:
         if first == 0:
             self._ledger.begin()
         yield from self._archives.read(first)
+        if first is not None and self._archives.head is not None and self._archives.head.seq == first - 1:
+            self._ledger.head = self._archives.head
         if first == self._archives.last + 1:
             yield from self._archives.settle(self._ledger)
-        for _, _, step in heapq.merge(self._plans(), self._checkpoints(), key=lambda entry: entry[:2]):
+        checkpoints = [self._checkpoints(version, home) for version, home in self._homes.items()]
+        for _, _, step in heapq.merge(self._plans(), *checkpoints, key=lambda entry: entry[:2]):
             yield from self._checkpoint(step) if isinstance(step, Folder) else self._plan(step)
             self._options.told(self.verdict)
         yield from self._end()
@@ -136,8 +151,8 @@ class _Walk:
             seq = self._seq(info) if self._seq(info) is not None else seq  # type: ignore[assignment]
             yield seq, 0, info
 
-    def _checkpoints(self) -> Iterator[tuple[int, int, ObjectInfo | Folder]]:
-        for folder in folders(self._store, self._root):
+    def _checkpoints(self, version: int, home: str) -> Iterator[tuple[int, int, ObjectInfo | Folder]]:
+        for folder in folders(self._store, home, version):
             yield folder.seq, 1, folder
 
     def _plan(self, info: ObjectInfo) -> Iterator[Breach]:
@@ -211,7 +226,12 @@ class _Walk:
     def _is_being_collected(self, seq: int) -> bool:
         """Whether the collector crashed here: the oldest plan's clicks are gone, it is not yet, and nobody needs it."""
         first, end = self._first_plan(), (seq // GROUP + 1) * GROUP
-        whole = (folder.seq for folder in folders(self._store, self._root) if folder.manifest_key is not None)
+        whole = (
+            folder.seq
+            for version, home in self._homes.items()
+            for folder in folders(self._store, home, version)
+            if folder.manifest_key is not None
+        )
         return (first is None or first >= seq) and any(each >= end for each in whole) and self._archives.has(seq)
 
     def _checkpoint(self, folder: Folder) -> Iterator[Breach]:
@@ -221,7 +241,7 @@ class _Walk:
         yield from checked.breaches
         if checked.manifest is None or folder.manifest_key is None:
             return
-        self._newest_checkpoint = folder.seq
+        self._newest_checkpoint[folder.version] = folder.seq
         self.verdict.checkpoint(checked.sizes)
         self.verdict.aside = checked.manifest.totals["aside"]
         yield from self._stand(folder.manifest_key, folder.seq, checked.manifest)
@@ -235,14 +255,32 @@ class _Walk:
             yield Breach("manifest_ahead", key, f"there is no plan {seq}")
 
     def _end(self) -> Iterator[Breach]:
-        first = self._first or 0
-        if self._newest_checkpoint < first - 1:
-            what = f"the plans before {first} are gone, and the newest checkpoint is {self._newest_checkpoint}"
-            yield Breach("beginning", self._plan_key(first), what)
+        yield from self._serving()
         self._staging.rest()
         known = {f"{self._root}/{name}/" for name in ("plan", "stage", "checkpoint", "archive", "aside")}
+        known |= {f"{home}/{name}/" for home in self._homes.values() for name in ("checkpoint", "aside")}
         for info in beside(self._store, f"{self._root}/", known):
-            self.verdict.orphan(info)
+            name = info.key.removeprefix(f"{self._root}/")
+            if name != _SERVING and not _RECORD.fullmatch(name):
+                self.verdict.orphan(info)
+
+    def _serving(self) -> Iterator[Breach]:
+        """Can the version that serves be restored, and learn all plans after that?"""  # noqa: D400
+        key, version = f"{self._root}/{_SERVING}", 1
+        try:
+            version = parse_serving(document(self._store, key))
+        except NotFound:
+            pass  # none was ever retrained, promoted or pinned
+        except Malformed as error:
+            yield Breach("serving", key, str(error))
+            return
+        self.verdict.version = version
+        newest, first = self._newest_checkpoint.get(version, -1), self._first or 0
+        if newest < 0 and version != 1:
+            yield Breach("serving", key, f"it names version {version}, which has no checkpoint")
+        elif newest < first - 1 and not self._archives.has_plans(newest + 1, first - 1):
+            what = f"the plans before {first} are gone, and the newest checkpoint of version {version} is {newest}"
+            yield Breach("beginning", self._plan_key(first), what)
 
     def _archived(self, info: ObjectInfo, clicks: int) -> None:
         self.verdict.archived += clicks

@@ -53,7 +53,7 @@ class Door:
 
     @property
     def open(self) -> list[Counted]:
-        return [each for each in self.door._server.server_state.connections if isinstance(each, Counted)]
+        return [each for each in self.door._listener._server.server_state.connections if isinstance(each, Counted)]
 
 
 class Counted(callers.Caller):

@@ -28,7 +28,7 @@ class Door:
         health = Health(live=True, ready=True)
         self.door = HttpDoor(HttpConfig(port=0), PrometheusMeter(), lambda: health, lambda *_: Answer([], 1, 0.0))
         self.port = self.door.start()
-        self.app = self.door._server.config.app._app  # type: ignore[union-attr]
+        self.app = self.door._listener._server.config.app._app  # type: ignore[union-attr]
 
     @property
     def routes(self) -> list[Route]:
