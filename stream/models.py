@@ -246,7 +246,9 @@ def _state(version: Version, serving: Serving) -> str:
         return "training" if version.attempts else "asked for"
     if version.number in serving.before:
         return "served before"
-    return version.result.outcome if version.result is not None else "never served"
+    if version.result is None:
+        return "never served"
+    return "rolled back" if version.result.outcome == "promoted" else version.result.outcome
 
 
 def _short(value: Any) -> Any:

@@ -147,7 +147,9 @@ class Retraining:
             self._end()
 
     def _show(self, progress: Progress) -> None:
-        self.progress = progress
+        before, self.progress = self.progress, progress
+        if before is None or before.doing.partition(",")[0] != progress.doing.partition(",")[0]:
+            log.info("retraining", doing=progress.doing, ratio=round(progress.ratio, 3))
         self._office.meter.set("headrace_retrain_progress_ratio", progress.ratio)
         self._show_duel(progress.duel)
 

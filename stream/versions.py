@@ -212,18 +212,23 @@ def ask(store: ObjectStore, layout: Layout, request: Request) -> Version:
     """
     while True:
         known = numbers(store, layout)
-        for number in reversed(known[1:]):
-            version = read(store, layout.of_version(number))
-            if version.request is not None and version.request.nonce == request.nonce:
-                return version
-            if version.open:
-                raise RetrainRunning(
-                    f"version {number} is being trained, asked for at {version.request.asked} by {version.request.by}"  # type: ignore[union-attr]
-                    f" ({version.request.reason or 'no reason given'}): wait for it, or `headrace retrain --cancel`"  # type: ignore[union-attr]
-                )
+        found = [read(store, layout.of_version(number)) for number in known]
+        given = next((each for each in found if each.request and each.request.nonce == request.nonce), None)
+        if given is not None:
+            return given
+        if found[-1].open:
+            raise _running(found[-1])
         place = layout.of_version(known[-1] + 1)
         with suppress(PreconditionFailed):  # somebody was faster, or one's own reply was lost
             store.put(place.record("request"), msgspec.json.encode(request), if_absent=True)
+
+
+def _running(version: Version) -> RetrainRunning:
+    asked = version.request or Request("")
+    return RetrainRunning(
+        f"version {version.number} is being trained, asked for at {asked.asked} by {asked.by} "
+        f"({asked.reason or 'no reason given'}): wait for it, or `headrace retrain --cancel`"
+    )
 
 
 def note_attempt(store: ObjectStore, layout: Layout) -> int:

@@ -121,7 +121,6 @@ class Training:
         live = self._live()
         self._show(0.0, "reading what is stored")
         clicks = self._clicks(live.position)
-        log.info("full training", clicks=len(clicks), from_plan=clicks.first_seq, to_plan=live.position.seq)
         fitted = self._fit(clicks)
         new = self._host(self._task.layout)
         new.begin_with(_as_live(fitted.learner, live.model.config), live.position)
@@ -261,7 +260,8 @@ class _Watcher(fit.Watcher):
         self._show(ratio, f"epoch {self._number} of at most {self._of}, loss {loss:.3f}")
 
     def end(self, epoch: Epoch) -> None:
-        log.info("epoch", number=epoch.number, loss=epoch.loss, held_mrr=epoch.held_mrr, held_hits=epoch.held_hits)
+        found = f", MRR@20 {epoch.held_mrr:.4f} on the {epoch.scored:,} clicks held back" if epoch.scored else ""
+        self._show(SCANNING + (TRAINING - SCANNING) * epoch.number / self._of, f"epoch {epoch.number} is over{found}")
 
 
 def _aside(store: ObjectStore, layout: Layout, seq: int) -> str:
