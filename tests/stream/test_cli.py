@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,28 +11,8 @@ import pytest
 
 from stream.store.directory import DirectoryStore
 from tests.rigs import LAYOUT, Rig, clicks
-from tests.services.installation import HEADRACE
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def command(tmp_path: Path) -> Command:
-    """Run `headrace ...` in an empty folder, with nothing set but what is given."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(("HEADRACE_", "MINIO_"))}
-
-    def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [HEADRACE, *argv],
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-            cwd=tmp_path,
-            env={**plain, **env},
-        )
-
-    return run
 
 
 @pytest.fixture(scope="module")

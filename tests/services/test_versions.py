@@ -1,0 +1,107 @@
+"""Retrain, promotion, kill and rollback on a real Kafka, S3 server and Ray: each click is trained once."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream.demo.data import purchases
+from tests.services.installation import HEADRACE, Run, ledger
+
+pytestmark = pytest.mark.services
+
+CHANGES = {
+    "HEADRACE_MODEL_EPOCHS": "2",
+    "HEADRACE_RETRAIN_PROOF_CLICKS": "50",
+    "HEADRACE_RETRAIN_PROOF_SECONDS": "60",
+    "HEADRACE_RETRAIN_MARGIN": "0.5",
+    "HEADRACE_ADMIN_PORT": "0",
+    "HEADRACE_ADMIN_TOKEN": "a token that nobody needs here",
+}
+
+
+def serving(run: Run) -> int:
+    """Which version serves, as /readyz says."""
+    _, page = run.page("/readyz")
+    return int(json.loads(page).get("version", 0)) if page else 0
+
+
+def told(run: Run, *argv: str) -> Any:
+    """What a command answers in JSON."""
+    done = run.command(*argv, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def clicks(folder: Path, seed: int) -> Path:
+    """Four thousand real purchases."""
+    folder.mkdir()
+    return purchases(folder, 4_000, seed).path
+
+
+def test_a_new_version_is_trained_promoted_killed_and_rolled_back(run: Run, tmp_path: Path) -> None:
+    """All of it while clicks come in; `headrace verify` holds after each step, and each offset is trained once."""
+    run.changes = CHANGES
+    first, second, third = (clicks(tmp_path / str(part), part) for part in (1, 2, 3))
+    told(run, "produce", str(first))
+    run.start()
+    run.wait_for(lambda: run.metric("headrace_events_total", outcome="trained") >= 4_000)
+
+    waiting = subprocess.Popen(
+        [HEADRACE, "retrain", "--wait", "--reason", "a test", "--json"],
+        env=run.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    run.wait_for(lambda: run.metric("headrace_retrain_running") == 1)
+    assert run.command("retrain").returncode == 2  # one at a time
+    told(run, "produce", str(second))
+    answer, error = waiting.communicate(timeout=120)
+    assert waiting.returncode == 0, error
+    version = json.loads(answer)
+    assert (version["version"], version["result"]["outcome"]) == (2, "promoted")
+    run.wait_for(lambda: serving(run) == 2)
+    assert run.page("/v1/recommend?user=1")[0] == 200
+    run.wait_for(lambda: run.metric("headrace_learned_seq") == run.metric("headrace_plan_seq"))
+    assert told(run, "verify")["breaches"] == 0
+
+    run.end(signal.SIGKILL)
+    told(run, "produce", str(third))
+    run.start()
+    run.wait_for(lambda: serving(run) == 2)
+    assert run.command("models", "rollback", "--reason", "a test").returncode == 0
+    run.wait_for(lambda: serving(run) == 1)
+    run.wait_for(lambda: sum(ledger(run)[0].values()) == 12_000)
+    assert run.end(signal.SIGTERM) == 0
+
+    verdict = told(run, "verify")
+    assert (verdict["breaches"], verdict["trained"], verdict["version"]) == (0, 12_000, 1)
+    listed = {row["version"]: row["state"] for row in told(run, "models", "list")["versions"]}
+    assert listed == {2: "rolled back", 1: "serves"}
+
+
+def test_a_killed_training_begins_again(run: Run, tmp_path: Path) -> None:
+    """The whole service is killed while it trains: the next process takes the request up, and ends it."""
+    run.changes = CHANGES | {"HEADRACE_MODEL_EPOCHS": "40", "HEADRACE_RETRAIN_PROOF_SECONDS": "1"}
+    told(run, "produce", str(purchases(tmp_path, 4_000, 1).path))
+    run.start()
+    run.wait_for(lambda: run.metric("headrace_checkpoint_seq") > 0)
+    assert run.command("retrain", "--epochs", "2").returncode == 0
+    run.wait_for(lambda: run.metric("headrace_retrain_progress_ratio") > 0)
+    run.end(signal.SIGKILL)
+
+    run.start()
+    run.wait_for(lambda: told(run, "models", "list")["versions"][0]["state"] not in {"training", "asked for"})
+
+    shown = told(run, "models", "show", "2")
+    assert shown["attempts"] == 2
+    assert shown["result"]["outcome"] == "kept"  # no new click came in to compare on
+    assert "HEADRACE_RETRAIN_PROOF_CLICKS" in shown["result"]["why"]
+    assert run.end(signal.SIGTERM) == 0
+    assert told(run, "verify")["breaches"] == 0

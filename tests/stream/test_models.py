@@ -1,0 +1,172 @@
+"""`headrace models` and `headrace retrain`: what an operator types, and what is said when it cannot be."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from stream import versions
+from stream.store.directory import DirectoryStore
+from stream.versions import Outcome, Request, Result
+from tests.rigs import LAYOUT, Rig, clicks
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+SECOND = LAYOUT.of_version(2)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DirectoryStore:
+    """A lineage with two versions; the first serves."""
+    store = DirectoryStore(tmp_path / "store")
+    store.put(LAYOUT.current, b'{"lineage":"main"}')
+    Rig(store, clicks(300)).run()
+    versions.ask(store, LAYOUT, Request("a", "for the test", asked="2024-01-02T03:04:05+00:00", by="me"))
+    Rig(store, clicks(600), trains=True).run()
+    return store
+
+
+@pytest.fixture
+def models(command: Command, tmp_path: Path) -> Command:
+    """Run `headrace models ...` on that store."""
+
+    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+        return command(*argv, HEADRACE_STORE=str(tmp_path / "store"))
+
+    return run
+
+
+def serving(store: DirectoryStore) -> tuple[int, tuple[int, ...], bool]:
+    found = versions.read_serving(store, LAYOUT).serving
+    return found.version, found.before, found.pinned
+
+
+def test_lists_versions(store: DirectoryStore, models: Command) -> None:
+    """Newest first, with how each compared; `show` tells everything."""
+    listed = json.loads(models("models", "list", "--json").stdout)
+
+    assert (listed["serving"], listed["pinned"]) == (2, False)
+    assert [(row["version"], row["state"]) for row in listed["versions"]] == [(2, "serves"), (1, "served before")]
+    assert listed["versions"][0]["reason"] == "for the test"
+    assert "versions of main" in models("models", "list").stdout
+    shown = json.loads(models("models", "show", "2", "--json").stdout)
+    assert shown["result"]["outcome"] == "promoted"
+    assert shown["trained"]["against"] == 1
+    assert "request.by: me" in models("models", "show", "2").stdout
+
+
+def test_levers(store: DirectoryStore, models: Command) -> None:
+    """Back, forth, pinned and not: each is said in the store, and said to the operator."""
+    done = models("models", "rollback", "--reason", "worse")
+    assert (done.returncode, serving(store)) == (0, (1, (), False))
+    assert "version 1 of main is to serve in the place of 2" in done.stdout
+    assert versions.read_serving(store, LAYOUT).serving.why == "worse"
+    assert models("models", "pin", "2").returncode == 0
+    assert serving(store) == (2, (1,), True)
+    assert "2 is pinned" in models("models", "list").stdout
+    assert models("models", "unpin").returncode == 0
+    assert models("models", "promote", "1").returncode == 0
+    assert serving(store) == (1, (1, 2), False)
+
+
+def damage_nothing(_store: DirectoryStore) -> None:
+    """As it is."""
+
+
+def forget_checkpoints(store: DirectoryStore) -> None:
+    for info in list(store.list(SECOND.checkpoints)):
+        store.delete(info.key)
+
+
+def collect_without_archive(store: DirectoryStore) -> None:
+    for info in list(store.list(LAYOUT.plans)):
+        if info.key < LAYOUT.plan(14):
+            store.delete(info.key)
+    for info in list(store.list(LAYOUT.checkpoints)):
+        if info.key > LAYOUT.checkpoint(5):
+            store.delete(info.key)
+
+
+def roll_back(store: DirectoryStore) -> None:
+    known = versions.read_serving(store, LAYOUT)
+    versions.write_serving(store, LAYOUT, versions.rolled_back(known.serving, "", ""), known)
+
+
+REFUSED: dict[str, tuple[Callable[[DirectoryStore], object], tuple[str, ...], str]] = {
+    "no such version": (damage_nothing, ("models", "promote", "7"), "there is no version 7 of main, only 1, 2"),
+    "no such version to show": (damage_nothing, ("models", "show", "3"), "there is no version 3"),
+    "no checkpoint": (forget_checkpoints, ("models", "pin", "2"), "version 2 has no checkpoint"),
+    "nothing before": (roll_back, ("models", "rollback"), "version 1 is the first that served"),
+    "plans are gone": (
+        collect_without_archive,
+        ("models", "rollback"),
+        "were collected without an archive (HEADRACE_STREAM_ARCHIVE)",
+    ),
+    "nothing to cancel": (damage_nothing, ("retrain", "--cancel"), "no retrain is under way"),
+    "no time": (damage_nothing, ("retrain", "--since", "yesterday"), "since='yesterday'"),
+}
+
+
+@pytest.mark.parametrize(("damage", "argv", "said"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_is_refused(
+    store: DirectoryStore,
+    models: Command,
+    damage: Callable[[DirectoryStore], object],
+    argv: tuple[str, ...],
+    said: str,
+) -> None:
+    """With a sentence that names what is wrong; nothing is changed."""
+    damage(store)
+    before = serving(store)
+    done = models(*argv)
+
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert serving(store) == before
+
+
+def test_retrain_writes_a_request(store: DirectoryStore, models: Command) -> None:
+    """One at a time, and it can be cancelled. `--wait` says how it ended, and fails if it failed."""
+    done = models("retrain", "--reason", "drift", "--epochs", "3", "--since", "2024-01-02", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["version"] == 3
+    found = versions.read(store, LAYOUT.of_version(3)).request
+    assert found is not None
+    assert (found.reason, found.epochs, found.since_ms, found.by) == (
+        "drift",
+        3,
+        1_704_153_600_000,
+        "headrace retrain",
+    )
+    refused = models("retrain")
+    assert (refused.returncode, "version 3 is being trained" in refused.stderr) == (2, True)
+    assert models("retrain", "--cancel").returncode == 0
+    assert versions.read(store, LAYOUT.of_version(3)).result is not None
+    assert json.loads(models("retrain", "--json").stdout)["version"] == 4
+
+
+@pytest.mark.parametrize(("outcome", "code"), [("promoted", 0), ("kept", 0), ("failed", 1), ("cancelled", 0)])
+def test_waiting_for_a_retrain(store: DirectoryStore, models: Command, outcome: Outcome, code: int) -> None:
+    """A CronJob fails when the retrain failed; that a version is kept is no failure."""
+    third = LAYOUT.of_version(3)
+
+    def service() -> None:
+        while not versions.newest(store, LAYOUT).open:
+            time.sleep(0.05)
+        versions.note_attempt(store, third)
+        time.sleep(1.5)
+        versions.close(store, third, Result(outcome, "so it is"))
+
+    with ThreadPoolExecutor(1) as pool:
+        serving = pool.submit(service)
+        done = models("retrain", "--wait")
+        serving.result()
+
+    assert done.returncode == code
+    assert "version 3 is being trained (attempt 1)" in done.stdout
+    assert f"version 3 {outcome}: so it is" in done.stdout
