@@ -97,7 +97,7 @@ def main() -> None:
     # The service logs as it does everywhere; standard output is for the result.
     log.configure("warning")
     with ExitStack() as stack:
-        ground = stack.enter_context(_ground(options))
+        ground = stack.enter_context(prepared(options))
         actor.connect(wiring.ray_config(Settings.load({})))
         stack.callback(actor.disconnect)
         say("warming up")
@@ -146,7 +146,7 @@ def _result(options: argparse.Namespace, bare: list[float], service: list[dict[s
 
 
 @contextmanager
-def _ground(options: argparse.Namespace) -> Iterator[Ground]:
+def prepared(options: argparse.Namespace) -> Iterator[Ground]:
     folder = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)

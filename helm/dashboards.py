@@ -224,6 +224,33 @@ LEARNING: Sequence[Sequence[Panel]] = (
     ),
     (
         Panel(
+            "Version that serves",
+            "Of the lineage's model. It changes when a retrain is promoted, and when somebody promotes or rolls back.",
+            "none",
+            [(series("headrace_model_version"), "{{instance}}")],
+            runbook="HeadraceVersionNotLevel",
+        ),
+        Panel(
+            "Retrain",
+            "How much of the training of a new version is done. It runs beside the live model, at low priority.",
+            "percentunit",
+            [
+                (series("headrace_retrain_progress_ratio"), "done"),
+                (series("headrace_retrain_running"), "runs"),
+            ],
+            runbook="HeadraceRetrainStuck",
+        ),
+        Panel(
+            "Retrained beside live",
+            "MRR@20 and HR@20 of the new version and of the live one, on the same newest clicks, each before it is "
+            "learned. The new one takes over unless it is worse.",
+            "none",
+            [(series("headrace_retrain_quality"), "{{model}} {{measure}}")],
+            runbook="HeadraceRetrainFailed",
+        ),
+    ),
+    (
+        Panel(
             "Rejects by reason",
             "What was no click. `headrace dlq list --reason ...` shows them.",
             "ops",
@@ -431,6 +458,18 @@ def _annotations() -> Iterator[dict[str, Any]]:
             f"increase({series('headrace_learner_restarts_total')}[$__interval]) > 0",
             "orange",
             "learner lost",
+        ),
+        (
+            "Promotions",
+            f"changes({series('headrace_model_version')}[$__interval]) > 0",
+            "purple",
+            "{{instance}} serves another version",
+        ),
+        (
+            "Retrains",
+            f"changes({series('headrace_retrain_timestamp_seconds')}[$__interval]) > 0",
+            "green",
+            "a retrain ended on {{instance}}",
         ),
         ("Alarms", 'ALERTS{alertname=~"Headrace.*",alertstate="firing"}', "red", "{{alertname}}"),
     )

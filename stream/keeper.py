@@ -22,7 +22,7 @@ from stream.succession import Succession
 from stream.versions import Known, Version
 
 log = structlog.get_logger()
-LOOK_SECONDS = 3.0
+LOOK_SECONDS = 5.0
 KEPT_MIN = 3
 
 

@@ -182,7 +182,8 @@ class Service:
             office = Office(doors.store, orders.layout, orders.retrain, pool, clock, doors.meter)
             retraining = Retraining(office, doors.trainer)
         watch = Watch(doors.store, orders.layout, pool, clock, self.figures, orders.versions_kept)
-        return Keeper(watch, Succession(Wings(doors.learners, archive, pool, clock), loop), retraining)
+        wings = Wings(doors.learners, archive, pool, clock, self._give_up.is_set)
+        return Keeper(watch, Succession(wings, loop), retraining)
 
     def _is_reading(self) -> bool:
         return self.keeper is not None and self.keeper.busy

@@ -14,7 +14,8 @@ import structlog
 
 from stream import faultpoints
 from stream.aside import Asides
-from stream.errors import Diverged, HeadraceError, LearnerLost
+from stream.errors import Diverged, DrainIncomplete, HeadraceError, LearnerLost
+from stream.events import LearnReport
 from stream.history import Archive
 from stream.loop import Loop, Model
 from stream.naming import Layout
@@ -33,12 +34,16 @@ _IN_FLIGHT = 4
 
 @dataclass(frozen=True, slots=True)
 class Wings:
-    """Where a successor waits. `learners` makes a learner of a layout's version. `archive`: of the lineage."""
+    """Where a successor waits. `learners` makes a learner of a layout's version. `archive`: of the lineage.
+
+    `closing`: whether the process is about to end, and the next one may bring the version about.
+    """
 
     learners: Callable[[Layout], LiveLearner]
     archive: Archive
     executor: Executor
     clock: Clock
+    closing: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +180,9 @@ class Succession:
         at = catch_up(model.archive, model.learner, self._replaying(model.asides), successor.at)
         return Successor(model, at)
 
-    @staticmethod
-    def _replaying(asides: Asides) -> Replaying:
-        return Replaying(_IN_FLIGHT, asides.noting(lambda _report: None), asides.reasons, window=0)
+    def _replaying(self, asides: Asides) -> Replaying:
+        return Replaying(_IN_FLIGHT, asides.noting(self._told), asides.reasons, window=0)
+
+    def _told(self, _report: LearnReport) -> None:
+        if self._wings.closing():
+            raise DrainIncomplete("stopped as asked while another version was being brought level; the next start does")

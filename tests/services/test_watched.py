@@ -23,10 +23,12 @@ def test_every_panel_shows_something(run: Run, tmp_path: Path) -> None:
     """While it learns real purchases each query gives data, and not too many lines; and no rule is unwell."""
     clicks = purchases(tmp_path, 8_000, 1).path
     assert run.command("produce", str(clicks), "--json").returncode == 0
+    run.changes = {"HEADRACE_RETRAIN_PROOF_SECONDS": "5", "HEADRACE_MODEL_EPOCHS": "1"}
     run.start()
     with prometheus(tmp_path, f"127.0.0.1:{run.port}", RULES) as monitor:
         run.wait_for(lambda: run.metric("headrace_checkpoint_seq") > 0)
         assert run.page("/v1/recommend?user=1")[0] == 200
+        assert run.command("retrain", "--wait").returncode == 0
         time.sleep(5)  # rates want a few samples
         assert {name for name, query in queries() if not shows(monitor, query)} == set()
         unwell = [(rule["name"], rule["lastError"]) for rule in monitor.rules() if rule["health"] == "err"]

@@ -13,9 +13,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from stream import api
+from stream import api, versions
+from stream.admin import AdminConfig, AdminDoor, Desk
 from stream.api import Answer, Health, HttpConfig, HttpDoor
 from stream.metrics import PrometheusMeter
+from stream.naming import Layout
+from tests.fakes import MemoryStore
 
 READS = {"GET", "HEAD"}
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "HEADRACE"]
@@ -59,6 +62,31 @@ class Door:
         ]
 
 
+class Admin(Door):
+    """The admin door, with a token that is not guessed."""
+
+    def __init__(self) -> None:
+        store, layout = MemoryStore(), Layout("pre", "main")
+        desk = Desk(
+            lambda request: versions.ask(store, layout, request),
+            lambda: versions.newest(store, layout),
+            lambda: versions.overview(store, layout),
+            lambda: None,
+        )
+        self.door = AdminDoor(AdminConfig("127.0.0.1", 0, "a token of many letters"), desk)
+        self.port = self.door.start()
+        self.app = self.door._listener._server.config.app
+
+    def told(self) -> list[str]:
+        """What is told to those who have no token."""
+        return [
+            f"{method} {route.path}"
+            for route in self.routes
+            for method in READS
+            if self.ask(method, route.path, {}) != 401
+        ]
+
+
 @pytest.fixture
 def door() -> Iterator[Door]:
     running = Door()
@@ -70,6 +98,17 @@ def test_no_route_changes_anything_without_a_token(door: Door) -> None:
     """Every method but GET and HEAD is refused on every route there is."""
     assert {route.path for route in door.routes} >= {"/metrics", "/healthz", "/readyz", "/v1/recommend"}
     assert door.unguarded() == []
+
+
+def test_the_admin_door_tells_nobody_anything_without_a_token() -> None:
+    """Neither what changes something nor what only tells."""
+    admin = Admin()
+    try:
+        assert {route.path for route in admin.routes} == {"/v1/retrain", "/v1/models"}
+        assert admin.unguarded() == []
+        assert set(admin.told()) <= {"HEAD /v1/retrain"}  # of the POST route: not allowed, 405
+    finally:
+        admin.door.close()
 
 
 def test_unguarded_route_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
