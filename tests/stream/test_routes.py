@@ -29,7 +29,9 @@ class Door:
 
     def __init__(self) -> None:
         health = Health(live=True, ready=True)
-        self.door = HttpDoor(HttpConfig(port=0), PrometheusMeter(), lambda: health, lambda *_: Answer([], 1, 0.0))
+        self.door: HttpDoor | AdminDoor = HttpDoor(
+            HttpConfig(port=0), PrometheusMeter(), lambda: health, lambda *_: Answer([], 1, 0.0)
+        )
         self.port = self.door.start()
         self.app = self.door._listener._server.config.app._app  # type: ignore[union-attr]
 
@@ -106,7 +108,7 @@ def test_the_admin_door_tells_nobody_anything_without_a_token() -> None:
     try:
         assert {route.path for route in admin.routes} == {"/v1/retrain", "/v1/models"}
         assert admin.unguarded() == []
-        assert set(admin.told()) <= {"HEAD /v1/retrain"}  # of the POST route: not allowed, 405
+        assert admin.told() == []
     finally:
         admin.door.close()
 
