@@ -29,9 +29,8 @@ class Door:
 
     def __init__(self) -> None:
         health = Health(live=True, ready=True)
-        self.door: HttpDoor | AdminDoor = HttpDoor(
-            HttpConfig(port=0), PrometheusMeter(), lambda: health, lambda *_: Answer([], 1, 0.0)
-        )
+        self.door: HttpDoor | AdminDoor
+        self.door = HttpDoor(HttpConfig(port=0), PrometheusMeter(), lambda: health, lambda *_: Answer([], 1, 0.0))
         self.port = self.door.start()
         self.app = self.door._listener._server.config.app._app  # type: ignore[union-attr]
 
