@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from stream import versions
+from stream import checkpoint, versions
 from stream.store.directory import DirectoryStore
 from stream.versions import Outcome, Request, Result
 from tests.rigs import LAYOUT, Rig, clicks
@@ -20,15 +21,24 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 SECOND = LAYOUT.of_version(2)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> DirectoryStore:
-    """A lineage with two versions; the first serves."""
-    store = DirectoryStore(tmp_path / "store")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lineage with two versions; the second serves."""
+    folder = tmp_path_factory.mktemp("made")
+    store = DirectoryStore(folder)
     store.put(LAYOUT.current, b'{"lineage":"main"}')
     Rig(store, clicks(300)).run()
     versions.ask(store, LAYOUT, Request("a", "for the test", asked="2024-01-02T03:04:05+00:00", by="me"))
-    Rig(store, clicks(600), trains=True).run()
-    return store
+    rig = Rig(store, clicks(1500), trains=True)
+    rig.run(lambda: rig.clock.advance(1.0))
+    assert versions.read_serving(store, LAYOUT).serving.version == 2
+    return folder
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> DirectoryStore:
+    """A copy of it."""
+    return DirectoryStore(shutil.copytree(made, tmp_path / "store"))
 
 
 @pytest.fixture
@@ -84,12 +94,10 @@ def forget_checkpoints(store: DirectoryStore) -> None:
 
 
 def collect_without_archive(store: DirectoryStore) -> None:
-    for info in list(store.list(LAYOUT.plans)):
-        if info.key < LAYOUT.plan(14):
-            store.delete(info.key)
-    for info in list(store.list(LAYOUT.checkpoints)):
-        if info.key > LAYOUT.checkpoint(5):
-            store.delete(info.key)
+    """Plans after the newest checkpoint of the first version are gone."""
+    (newest, _) = list(checkpoint.complete(store, LAYOUT))[-1]
+    for seq in range(newest + 3):
+        store.delete(LAYOUT.plan(seq))
 
 
 def roll_back(store: DirectoryStore) -> None:
