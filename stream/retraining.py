@@ -136,8 +136,13 @@ class Retraining:
         except HeadraceError as error:
             self._fail(str(error))
             return
+        except Exception as error:
+            log.exception("the retrain failed in a way that nobody has thought of")
+            self._fail(repr(error))
+            return
         version = self._version
-        if version is None:
+        if version is None:  # closed by somebody while this was under way
+            self._trainer.close()
             return
         if isinstance(found, Trained):
             self._job = self._office.executor.submit(self._conclude, version, found)
@@ -183,15 +188,17 @@ class Retraining:
             why = f"its process ended {ATTEMPTS_MAX} times before it was done: is there memory for another model?"
             self._close(version, Result("failed", why, self._now()))
             return None
+        self._trainer.begin(layout, serving, version.request or Request(""))
         attempt = versions.note_attempt(office.store, layout)
         log.info("retraining from scratch", version=version.number, attempt=attempt, serving=serving)
-        self._trainer.begin(layout, serving, version.request or Request(""))
         return Progress()
 
     def _conclude(self, version: Version, trained: Trained) -> None:
         """Promote, or keep. Whoever changes the serving version meanwhile has the last word."""
         office, layout = self._office, self._office.layout.of_version(version.number)
         self._show_duel(trained.duel)
+        if versions.read(office.store, layout).result is not None:  # cancelled at the last moment
+            return
         good, why = office.policy.judge(trained.duel)
         known = versions.read_serving(office.store, layout)
         if known.serving.version == version.number:  # promoted, by us before we were killed, or by hand

@@ -40,6 +40,8 @@ log = structlog.get_logger()
 LIVE_SECONDS = 30.0
 """A loop that has not turned for this long hangs: liveness fails, and the process is restarted."""
 _STAGERS = 4
+_VERSIONERS = 3
+"""One looks, one talks to a training, one brings a version level: none of them waits for another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ class Service:
         self._worker = hire(1, "headrace-commit")
         self._janitor = hire(1, "headrace-janitor")
         self._stagers = hire(_STAGERS, "headrace-stage")
-        self._versioners = hire(1, "headrace-versions")
+        self._versioners = hire(_VERSIONERS, "headrace-versions")
         self.figures = Figures(doors.meter, doors.clock)
         self.opened: Opened | None = None
         self.keeper: Keeper | None = None

@@ -109,14 +109,18 @@ class Succession:
         try:
             self._successor = coming.result()
         except HeadraceError as error:
-            self._give_up(now, error)
+            self._give_up(now, str(error))
+            return
+        except Exception as error:
+            log.exception("a version could not be brought level, in a way that nobody has thought of")
+            self._give_up(now, repr(error))
             return
         if closing:  # nothing was committed meanwhile: a plan that we do not know is another writer's
             self._loop.check_own(self._successor.at.head)
 
-    def _give_up(self, now: float, error: HeadraceError) -> None:
+    def _give_up(self, now: float, why: str) -> None:
         """The live version goes on; whoever looks sees that another one was wanted."""
-        log.error("a version could not be brought level, the live one goes on", version=self._wanted, error=str(error))
+        log.error("a version could not be brought level, the live one goes on", version=self._wanted, why=why)
         self._wings.archive.meter.add("headrace_version_failures_total")
         self._not_before = now + RETRY_SECONDS
         self._loop.hold(on=False)

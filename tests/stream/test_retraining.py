@@ -272,8 +272,57 @@ def test_a_training_can_be_cancelled() -> None:
     assert versions.ask(play.store, LAYOUT, Request("another")).number == 3
 
 
-def die(_play: Play) -> None:
-    raise KeyboardInterrupt
+def test_cancelled_at_the_last_moment_it_does_not_serve() -> None:
+    """Somebody closes it while its last checkpoint is written: what they said stands."""
+
+    def ask_and_cancel(play: Play) -> None:
+        trainer, poll = play.rig.trainer, play.rig.trainer.poll
+
+        def cancelled() -> Any:
+            versions.close(play.store, SECOND, Result("cancelled", "by hand"))
+            return poll()
+
+        trainer.poll = cancelled  # type: ignore[method-assign]
+        ask(play)
+
+    play = Play({12: ask_and_cancel}).run()
+
+    assert play.serving == 1
+    assert versions.read_serving(play.store, LAYOUT).serving == Serving()
+
+
+def test_a_bug_in_a_training_is_not_the_streams() -> None:
+    """Whatever goes wrong beside the stream, the stream goes on; the record says what it was."""
+
+    def ask_for_trouble(play: Play) -> None:
+        def poll() -> Any:
+            raise ZeroDivisionError("nobody has thought of it")
+
+        play.rig.trainer.poll = poll  # type: ignore[method-assign]
+        ask(play)
+
+    play = Play({12: ask_for_trouble}).run()
+    found = versions.read(play.store, SECOND)
+
+    assert found.result is not None
+    assert found.result.outcome == "failed"
+    assert "nobody has thought of it" in found.result.why
+    assert play.rig.meter.value("headrace_events_total", outcome="trained") == 1200
+
+
+def test_a_bug_in_a_version_is_not_the_streams() -> None:
+    """The same for one that is brought level."""
+    play = Play({12: ask}, rows=1600)
+
+    def learners(_layout: Layout) -> InlineLearner:
+        raise ZeroDivisionError("nobody has thought of it")
+
+    object.__setattr__(play.rig.service._doors, "learners", learners)
+    play.run()
+
+    assert play.serving == 1
+    assert play.rig.meter.value("headrace_version_failures_total") >= 1
+    assert play.rig.meter.value("headrace_events_total", outcome="trained") == 1600
 
 
 @pytest.mark.parametrize("call", range(14))
