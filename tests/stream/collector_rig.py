@@ -50,12 +50,14 @@ def write_checkpoint(store: MemoryStore, seq: int, part: Path) -> None:
     checkpoint.write(store, LAYOUT, manifest, {part.name: part})
 
 
-def collecting(store: MemoryStore, policy: CheckpointPolicy = POLICY, now: float = NOW) -> Collected:
+def collecting(
+    store: MemoryStore, policy: CheckpointPolicy = POLICY, now: float = NOW, *, spare: bool = False
+) -> Collected:
     """Collect as at `now` by the store's clock, which the newest MANIFEST tells."""
     manifests = [key for _, key in checkpoint.complete(store, LAYOUT)]
     if manifests:
         store.objects[manifests[-1]] = (store.objects[manifests[-1]][0], now)
-    return tolerant(Collector(store, LAYOUT, policy))
+    return tolerant(Collector(store, LAYOUT, policy, lambda: spare))
 
 
 def keys(store: MemoryStore, prefix: str = "") -> list[str]:

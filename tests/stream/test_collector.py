@@ -52,6 +52,14 @@ def test_the_archive_holds_every_click_once(store: MemoryStore) -> None:
     assert collecting(store) == Collected()
 
 
+def test_plans_that_somebody_reads_are_spared(store: MemoryStore) -> None:
+    """While a version is trained or brought level no plan goes; when it is done, as before."""
+    before = seqs(store, LAYOUT.plans)
+    collecting(store, spare=True)
+    assert seqs(store, LAYOUT.plans) == before
+    assert collecting(store).archived > 0
+
+
 def test_without_archive_clicks_are_dropped(store: MemoryStore) -> None:
     """Who wants no archive gets none; all else is the same."""
     done = collecting(store, CheckpointPolicy(kept=2, grace_seconds=100.0, archive=False))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stream import checkpoint, versions
-from stream.errors import Fenced, LearnerLost, StoreUnavailable
+from stream.errors import Fenced, LearnerLost, StoreRefused, StoreUnavailable
 from stream.history import Archive
 from stream.host import LearnerHost
 from stream.metrics import PrometheusMeter
@@ -24,7 +24,7 @@ from stream.verify.verdict import Options
 from stream.verify.walk import prove
 from stream.versions import Duel, Request, Result, Serving, Version
 from tests.fakes import InlineLearner, MemoryStore
-from tests.rigs import LAYOUT, RHYTHM, Rig, clicks, folded
+from tests.rigs import LAYOUT, MODEL, RHYTHM, Rig, clicks, folded
 
 SECOND = LAYOUT.of_version(2)
 RHYTHM_KEEPING = replace(RHYTHM, checkpoint=CheckpointPolicy(batches=3, seconds=1e9, kept=2, grace_seconds=0.0))
@@ -120,7 +120,8 @@ def test_a_retrained_version_takes_over() -> None:
     assert play.rig.meter.value("headrace_retrain_last_outcome", outcome="promoted") == 1
     assert play.rig.meter.value("headrace_retrain_running") == 0
     assert play.rig.service.recommend("u1", 3).version == 2
-    assert prove(play.store, LAYOUT.prefix).orphans == 0
+    assert play.rig.service.learner.status()["config"] == MODEL.to_dict()
+    assert prove(play.store, LAYOUT.prefix, LAYOUT.lineage, Options(1000)).orphans == 0
     proven(play.store)
 
 
@@ -410,6 +411,19 @@ def test_a_store_that_does_not_answer_is_asked_again() -> None:
     play.run()
 
     assert play.serving == 2
+
+
+def test_a_serving_version_without_a_checkpoint_stops_the_start() -> None:
+    """It cannot be made again from the plans alone, as the first one could: the sentence says what can be done."""
+    store = MemoryStore()
+    Play({12: ask}, store).run()
+    for key in [key for key in store.objects if key.startswith(SECOND.checkpoints)]:
+        store.delete(key)
+
+    with pytest.raises(StoreRefused, match=r"version 2 of lineage main has no checkpoint .*headrace models rollback"):
+        Play({}, store, rows=1300).run()
+    roll_back(Play({}, store))
+    assert Play({}, store, rows=1300).run().serving == 1
 
 
 def test_old_versions_are_tidied_away() -> None:
