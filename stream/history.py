@@ -58,9 +58,9 @@ def follow(archive: Archive, head: Head, next_offsets: dict[int, int]) -> Iterat
     Raises StoreRefused naming the plan or the object that is missing or not what it should be.
     """
     offsets = dict(next_offsets)
-    for key, data, tables in _found(archive, head.seq):
+    for key, place, data, tables in _found(archive, head.seq):
         plan = plans.decode(data, key)
-        plans.check_place(plan, archive.layout, archive.layout.plan(plan.seq))
+        plans.check_place(plan, archive.layout, place)
         _check(plan, head, key)
         plans.check_ranges(plan, offsets, key)
         offsets |= plan.next_offsets
@@ -96,7 +96,8 @@ def before(archive: Archive, seq: int) -> Head:
     """What comes before plan `seq`, by what it says itself: for who reads a history whose beginning is gone."""
     if not seq:
         return Head(-1, "", 0)
-    key, data = next(((key, data) for key, data, _ in _found(archive, seq - 1)), (archive.layout.plan(seq), b""))
+    found = ((key, data) for key, _, data, _ in _found(archive, seq - 1))
+    key, data = next(found, (archive.layout.plan(seq), b""))
     return Head(seq - 1, plans.decode(data, key).previous_sha256, 0)
 
 
@@ -114,11 +115,11 @@ def assemble(plan: Plan, sha256: str, tables: Sequence[pa.Table]) -> PlannedBatc
 
 
 _Tables = Callable[[Plan], Sequence[pa.Table]]
-_Entry = tuple[str, bytes, _Tables]
+_Entry = tuple[str, str, bytes, _Tables]
 
 
 def _found(archive: Archive, after: int) -> Iterator[_Entry]:
-    """Key, bytes and clicks of each plan from `after` + 1 on."""
+    """Of each plan from `after` + 1 on: the key that it was read from, the one where it belongs, its bytes, its clicks."""
     while (first := _first_plan(archive, after)) is not None and first != after + 1:
         last = after
         for seq, entry in _archived(archive, after):
@@ -128,7 +129,7 @@ def _found(archive: Archive, after: int) -> Iterator[_Entry]:
             raise _missing(archive, after + 1, archive.layout.plan(first))
         after = last
     for key in _plan_keys(archive, after):
-        yield key, _read_plan(archive, key), lambda plan: _staged_tables(archive, plan)
+        yield key, key, _read_plan(archive, key), lambda plan: _staged_tables(archive, plan)
 
 
 def _first_plan(archive: Archive, after: int) -> int | None:
@@ -161,7 +162,8 @@ def _archived(archive: Archive, after: int) -> Iterator[tuple[int, _Entry]]:
     for seq, line in enumerate(lines, first):
         found = _next_tables(tables, plans.decode(line, key), clicks)
         if seq > after:
-            yield seq, (key, line, lambda _plan, found=found: found)  # type: ignore[misc]
+            place = archive.layout.plan(seq)
+            yield seq, (key, place, line, lambda _plan, found=found: found)  # type: ignore[misc]
 
 
 def _archived_tables(archive: Archive, key: str) -> Iterator[pa.Table]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from stream import faultpoints
 from stream.aside import Asides
 from stream.errors import Diverged, DrainIncomplete, HeadraceError, LearnerLost
 from stream.events import LearnReport
@@ -144,7 +143,6 @@ class Succession:
         return False
 
     def _take_the_place(self, successor: Successor) -> None:
-        faultpoints.reach("exchange")
         before = self._loop.exchange(successor.model, successor.at.replayed)
         self._learner = self._successor = None
         before.learner.close()

@@ -111,8 +111,8 @@ def _nothing(_call: str, _key: str) -> None:
 
 TestAnyhow = Anyhow.TestCase
 TestAnyhow.settings = settings(
-    max_examples=8,
-    stateful_step_count=8,
+    max_examples=5,
+    stateful_step_count=6,
     deadline=None,
     derandomize=True,
     database=None,

@@ -87,7 +87,7 @@ def test_recommend(running: Running) -> None:
             {"product_id": "item0 for häuser 1", "score": 0.0},
             {"product_id": "item1 for häuser 1", "score": -1.0},
         ],
-        "model": {"seq": 7, "age_seconds": 1.5},
+        "model": {"seq": 7, "age_seconds": 1.5, "version": 1},
     }
 
 

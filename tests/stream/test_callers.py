@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from stream import api, callers
+from stream import callers, listening
 from stream.api import Answer, Health, HttpConfig, HttpDoor
 from stream.events import Recommendation
 from stream.metrics import PrometheusMeter
@@ -68,7 +68,7 @@ class Counted(callers.Caller):
 
 @pytest.fixture
 def door(monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
-    monkeypatch.setattr(api, "Caller", Counted)
+    monkeypatch.setattr(listening, "Caller", Counted)
     running = Door()
     yield running
     running.gate.set()

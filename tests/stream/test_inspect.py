@@ -189,7 +189,7 @@ def test_running_service_answers(running: tuple[str, dict[str, Any]], capsys: py
     inspect.show(answer, {}, as_json=False)
 
     assert answer.items == [("a & b/ü 0", 0.0), ("a & b/ü 1", -1.0)]
-    assert answer.model == {"seq": 7, "age_seconds": 1.5}
+    assert answer.model == {"seq": 7, "age_seconds": 1.5, "version": 1}
     assert answer.known is None
     assert "The model had learned plan 7, 2 s ago." in capsys.readouterr().out
 

@@ -142,11 +142,11 @@ def test_values_add_up() -> None:
 def test_info_replaces() -> None:
     """Only the newest labels of an info stand."""
     meter = PrometheusMeter()
-    meter.set("headrace_model_info", 1, lineage="main", training_mode="full")
-    meter.set("headrace_model_info", 1, lineage="main", training_mode="stream")
+    meter.set("headrace_model_info", 1, lineage="main", version="1")
+    meter.set("headrace_model_info", 1, lineage="main", version="2")
 
-    modes = [dict(labels)["training_mode"] for name, labels in samples(meter) if name == "headrace_model_info"]
-    assert modes == ["stream"]
+    found = [dict(labels)["version"] for name, labels in samples(meter) if name == "headrace_model_info"]
+    assert found == ["2"]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_info_replaces() -> None:
         ("add", "headrace_events_total", {"outcome": "trained", "user": "u1"}),
         ("add", "headrace_events_total", {"outcome": "u1"}),
         ("set", "headrace_lag_events", {"partition": "household-1"}),
-        ("set", "headrace_model_info", {"lineage": "a b", "training_mode": "full"}),
+        ("set", "headrace_model_info", {"lineage": "a b", "version": "1"}),
         ("set", "headrace_events_total", {"outcome": "trained"}),
         ("observe", "headrace_loss", {}),
     ],

@@ -24,7 +24,9 @@ from tests.rigs import LAYOUT
 from tests.servers.process import free_ports
 
 HEADRACE = str(Path(sys.executable).with_name("headrace"))
-PLANTED = {option.names[0]: f"planted-{number}'/x" for number, option in enumerate(OPTIONS) if option.secret}
+PLANTED = {
+    option.names[0]: f"planted-{number}'/x-of-some-length" for number, option in enumerate(OPTIONS) if option.secret
+}
 """Every secret setting there is, now or later."""
 FOREIGN = {name: f"planted-{name.lower()}" for name in FOREIGN_SECRETS}
 KAFKA_LOGIN = {
@@ -37,7 +39,7 @@ KAFKA_LOGIN = {
 @pytest.fixture
 def world(tmp_path: Path) -> dict[str, str]:
     """An environment with every secret in it, in which nothing answers."""
-    store, kafka, ray, http = free_ports(4)
+    store, kafka, ray, http, admin = free_ports(5)
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("HEADRACE_", "RAY_", "AWS_"))}
     return {
         **ours,
@@ -48,6 +50,7 @@ def world(tmp_path: Path) -> dict[str, str]:
         "HEADRACE_STORE_ATTEMPTS": "1",
         "HEADRACE_KAFKA_BOOTSTRAP": f"127.0.0.1:{kafka}",
         "HEADRACE_HTTP_PORT": str(http),
+        "HEADRACE_ADMIN_PORT": str(admin),
         "RAY_ADDRESS": f"ray://127.0.0.1:{ray}",
         "HEADRACE_LOG_LEVEL": "debug",
     }
