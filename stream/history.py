@@ -119,7 +119,7 @@ _Entry = tuple[str, str, bytes, _Tables]
 
 
 def _found(archive: Archive, after: int) -> Iterator[_Entry]:
-    """Of each plan from `after` + 1 on: the key that it was read from, the one where it belongs, its bytes, its clicks."""
+    """Of each plan from `after` + 1 on: the key it was read from, the one where it belongs, its bytes, its clicks."""
     while (first := _first_plan(archive, after)) is not None and first != after + 1:
         last = after
         for seq, entry in _archived(archive, after):

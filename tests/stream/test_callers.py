@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from stream import callers, listening
+from stream import api, callers, listening
 from stream.api import Answer, Health, HttpConfig, HttpDoor
 from stream.events import Recommendation
 from stream.metrics import PrometheusMeter

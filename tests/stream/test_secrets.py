@@ -24,9 +24,7 @@ from tests.rigs import LAYOUT
 from tests.servers.process import free_ports
 
 HEADRACE = str(Path(sys.executable).with_name("headrace"))
-PLANTED = {
-    option.names[0]: f"planted-{number}'/x-of-some-length" for number, option in enumerate(OPTIONS) if option.secret
-}
+PLANTED = {option.names[0]: f"planted-{number}'/long-enough" for number, option in enumerate(OPTIONS) if option.secret}
 """Every secret setting there is, now or later."""
 FOREIGN = {name: f"planted-{name.lower()}" for name in FOREIGN_SECRETS}
 KAFKA_LOGIN = {
