@@ -127,6 +127,10 @@ class Retraining:
         self._trainer.close()
 
     def _settle(self, job: Future[Progress | Trained | None]) -> None:
+        version = self._version
+        if version is None:  # closed by somebody while this was under way
+            self._trainer.close()
+            return
         try:
             found = job.result()
         except (LearnerLost, LearnerAway, StoreUnavailable) as error:
@@ -139,10 +143,6 @@ class Retraining:
         except Exception as error:
             log.exception("the retrain failed in a way that nobody has thought of")
             self._fail(repr(error))
-            return
-        version = self._version
-        if version is None:  # closed by somebody while this was under way
-            self._trainer.close()
             return
         if isinstance(found, Trained):
             self._job = self._office.executor.submit(self._conclude, version, found)
