@@ -8,7 +8,6 @@ Needs root, in a mount namespace of its own (`enter`): nothing that is mounted h
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import shlex
 import shutil
@@ -18,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tests.image.context import Context
 from tests.image.dockerfile import Dockerfile, Stage, Step, filled
 
 SUITE = "bookworm"
@@ -94,9 +94,8 @@ class Builder:
 
     def __init__(self, file: Dockerfile, context: Path, base: Path, work: Path, say: Callable[[str], None]) -> None:
         """`work`: an empty folder."""
-        self._file, self._context, self._base, self._work, self._say = file, context, base, work, say
+        self._file, self._context, self._base, self._work, self._say = file, Context(context), base, work, say
         self._made: dict[str, list[Path]] = {}
-        self._ignored = _patterns(context / ".dockerignore")
         self.roots: dict[str, Path] = {}
 
     def build(self, name: str) -> Path:
@@ -196,44 +195,21 @@ class Builder:
             place.write_text(step.documents[0])
             place.chmod(int((step.flag("chmod") or ["644"])[0], 8))
             return
-        origin = self.build(step.flag("from")[0]) if step.flag("from") else self._context
+        origin = self.build(step.flag("from")[0]) if step.flag("from") else self._context.folder
         for source in sources:
             self._copy_one(origin, source, place, into=target.endswith("/"), ours=not step.flag("from"))
 
     def _copy_one(self, origin: Path, source: str, place: Path, *, into: bool, ours: bool) -> None:
         found = origin / source.lstrip("/")
-        if ours and not self._is_sent(source.strip("/")):
+        if ours and not self._context.is_sent(source.strip("/")):
             raise StepFailed(f"COPY {source}: .dockerignore keeps it from the builder")
         if found.is_dir():
-            shutil.copytree(found, place, symlinks=True, dirs_exist_ok=True, ignore=self._unsent if ours else None)
+            shutil.copytree(
+                found, place, symlinks=True, dirs_exist_ok=True, ignore=self._context.unsent if ours else None
+            )
         elif found.exists():
             target = place / found.name if into else place
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(found, target)
         else:
             raise StepFailed(f"COPY {source}: there is no such file")
-
-    def _unsent(self, folder: str, names: list[str]) -> set[str]:
-        within = Path(folder).relative_to(self._context)
-        return {name for name in names if not self._is_sent(str(within / name))}
-
-    def _is_sent(self, path: str) -> bool:
-        """Whether .dockerignore lets it pass: the last pattern about it, or about a folder above it, decides."""
-        sent = True
-        parts = Path(path).parts
-        above = ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
-        for keep, pattern in self._ignored:
-            if any(_matches(name, pattern) for name in above):
-                sent = keep
-        return sent
-
-
-def _patterns(file: Path) -> list[tuple[bool, str]]:
-    lines = [line.strip() for line in file.read_text().splitlines() if line.strip() and not line.startswith("#")]
-    return [(line.startswith("!"), line.lstrip("!")) for line in lines]
-
-
-def _matches(path: str, pattern: str) -> bool:
-    if pattern.startswith("**/"):
-        return fnmatch.fnmatchcase(Path(path).name, pattern[3:])
-    return "/" not in path and fnmatch.fnmatchcase(path, pattern)
