@@ -46,7 +46,7 @@ def moved(value: object, folder: Path, inside: int, outside: int, controller: in
 
 
 def converted(environment: dict[str, str], folder: Path, libs: Path) -> dict[str, str]:
-    """What apache/kafka's entry point does before the broker starts: properties from the environment, storage formatted."""
+    """What apache/kafka does before its broker starts: properties made of the environment, storage formatted."""
     folders = [folder / name for name in ("default", "mounted", "final", "data")]
     for each in folders:
         each.mkdir()

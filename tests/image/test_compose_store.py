@@ -1,4 +1,4 @@
-"""The object store as docker-compose.yml sets it up, on the real SeaweedFS: keys, bucket, health, and what goes wrong."""
+"""The object store as docker-compose.yml sets it up, on the real SeaweedFS: keys, bucket, health, what goes wrong."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -71,8 +71,8 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def healthy_path() -> str:
     """The path that the health check asks for."""
-    (url,) = [word for word in compose.services()["object-store"]["healthcheck"]["test"] if word.startswith("http")]
-    return "/" + url.partition("://")[2].partition("/")[2]
+    words: list[str] = compose.services()["object-store"]["healthcheck"]["test"]
+    return urlsplit(words[-1]).path
 
 
 def status(url: str) -> int:
