@@ -93,6 +93,11 @@ def kernels(folder: Path) -> dict[str, str]:
     }
 
 
+def last_json(output: str) -> str:
+    """The last line that is JSON: others may be the log's."""
+    return next(line for line in reversed(output.splitlines()) if line.startswith(("[", "{")))
+
+
 def has_no_compiler(bench: Bench) -> str:
     """Nor pip in the environment that is shipped."""
     root = bench.builder.roots["service"]
@@ -137,7 +142,7 @@ def doctor_names_the_broker(bench: Bench) -> str:
     """Nothing listens there: one line says so, with what to set; the other checks go on."""
     env = {**bench.store, "HEADRACE_KAFKA_BOOTSTRAP": "127.0.0.1:1"}
     done = bench.container.run("doctor", "--json", env=env)
-    found = {check["name"]: check for check in json.loads(done.output.splitlines()[-1])}
+    found = {check["name"]: check for check in json.loads(last_json(done.output))}
     assert done.code == 1, done.output
     assert found["kafka"]["state"] == "fail", done.output
     assert "127.0.0.1:1" in found["kafka"]["detail"]

@@ -46,7 +46,7 @@ class Container:
         self._entrypoint = file.last(stage, "ENTRYPOINT").words
         self._user = file.last(stage, "USER").text
         self._workdir = file.last(stage, "WORKDIR").text
-        self.health = file.last(stage, "HEALTHCHECK").text.partition(" CMD ")[2] or ""
+        self.health = file.last(stage, "HEALTHCHECK").text.removeprefix("CMD ")
         self.root = place
         place.mkdir(parents=True)
         mount("--bind", str(built), str(place))

@@ -63,7 +63,7 @@ def tmpfs(folder: Path, options: str) -> None:
 def devices(root: Path, shared_memory: str) -> None:
     """A /dev with the few nodes that a container has, and shared memory of the given size."""
     tmpfs(root / "dev", "mode=755,size=64k,nosuid")
-    for node in NODES:
+    for node in filter(lambda node: Path("/dev", node).exists(), NODES):
         (root / "dev" / node).touch()
         mount("--bind", f"/dev/{node}", str(root / "dev" / node))
     for link, target in (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
