@@ -156,7 +156,8 @@ def run_names_the_broker(bench: Bench) -> str:
     env = {**bench.store, "HEADRACE_KAFKA_BOOTSTRAP": "127.0.0.1:1"}
     done = bench.container.run("run", env=env)
     assert done.code == 5, done.output
-    assert "127.0.0.1:1" in done.output
+    assert "no Kafka broker answered at 127.0.0.1:1" in done.output
+    assert "HEADRACE_KAFKA_BOOTSTRAP" in done.output
     assert "Traceback" not in done.output
     return f"exit code 5 after {done.seconds:.1f} s: {done.output.splitlines()[-1][:140]}"
 
@@ -296,6 +297,9 @@ def main() -> int:
     except roots.Impossible as reason:
         say(f"The image cannot be checked on this machine: {reason}")
         return 2
+    except roots.StepFailed as reason:
+        say(f"FAIL  the image cannot be built: {reason}")
+        return 1
     failed = 0
     for check in CHECKS:
         if options.k in check.__name__:

@@ -24,6 +24,8 @@ SUITE = "bookworm"
 # What the official slim image holds beside the base system, Python itself, and awk and passwd, which every Debian has.
 PACKAGES = "ca-certificates,netbase,tzdata,python3,python3-venv,python3-pip,python-is-python3,mawk,passwd"
 NODES = ("null", "zero", "full", "random", "urandom", "tty")
+AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
+"""This machine's, whose way to the package index may have one of its own; only steps see them, not what is built."""
 PIP_SETTINGS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 """How this machine reaches its package index; handed to a step as a builder's proxy settings are."""
 
@@ -130,8 +132,10 @@ class Builder:
         mount("--bind", "/proc", str(root / "proc"))
         devices(root, "64m")
         tmpfs(root / "tmp", "mode=1777")
-        if Path("/etc/resolv.conf").exists():
-            shutil.copyfile("/etc/resolv.conf", root / "etc/resolv.conf")
+        for name in ("resolv.conf", "hosts"):
+            shutil.copyfile(Path("/etc", name), root / "etc" / name)
+        if AUTHORITIES.exists():
+            mount("--bind", str(AUTHORITIES), str(root / AUTHORITIES.relative_to("/")))
 
     def _do(self, stage: Stage, step: Step) -> None:
         root, known = self.roots[stage.name], self._file.known(stage.name, step)
