@@ -32,7 +32,7 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip.conf,t
     pip --python /opt/headrace/bin/python install --require-hashes --only-binary :all: -r requirements/run.lock
 # Of the developers' lock only the build backend. What it may lack, pip refuses to install without a hash.
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
-    awk '/^[a-z]/ { wanted = /^(hatchling|packaging|pathspec|pluggy|trove-classifiers)==/ } wanted' \
+    awk '/^[a-z]/ { wanted = /^(hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers)==/ } wanted' \
       requirements/dev.lock > build.lock && \
     pip --python /opt/builder/bin/python install --require-hashes --only-binary :all: -r build.lock
 COPY pyproject.toml README.md LICENSE train_prio_aware_recommendation_model.py ./

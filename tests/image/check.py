@@ -1,6 +1,6 @@
 """Proves of the image what can be proved without Docker: builds each stage step by step, and starts the result.
 
-    python -m tests.image.check [-k part-of-a-name]
+    python -m tests.image.check [-k PART-OF-A-NAME] [--again]
 
 Needs root, for chroot and mount, and debootstrap for the stand-in of the base image (roots.py says how they differ).
 What was made lies in .cache/image. Ends with 0 when every check passed, with 2 where this machine cannot do it.
@@ -53,7 +53,8 @@ class Bench:
     def served(self, log: Path, user: str | None = None, **env: str) -> Iterator[subprocess.Popen[str]]:
         """The service while it learns from a file slowly; killed afterwards if it still runs."""
         command = ["run", "--replay", "/data/clicks.jsonl", "--rate", "300"]
-        running = self.container.start(*command, env={**self.store, **env}, user=user, log=log)
+        # Rejects of a replay are written where the command runs.
+        running = self.container.start(*command, env={**self.store, **env}, user=user, place="/data", log=log)
         try:
             yield running
         finally:
@@ -91,6 +92,11 @@ def kernels(folder: Path) -> dict[str, str]:
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+def own(folder: Path, uid: int, gid: int) -> None:
+    for path in [folder, *folder.rglob("*")]:
+        os.chown(path, uid, gid)
 
 
 def last_json(output: str) -> str:
@@ -206,10 +212,8 @@ def can_be_verified(bench: Bench) -> str:
 
 def goes_on_as_another_user(bench: Bench) -> str:
     """As OpenShift runs it: a uid that nobody has heard of, in the group root. The lineage goes on where it stopped."""
-    for path in [bench.data, *bench.data.rglob("*")]:
-        os.chown(path, 54_321, 0)
-    shutil.rmtree(bench.container.root / "tmp/headrace-kernels", ignore_errors=True)
-    shutil.rmtree(bench.container.root / "tmp/ray", ignore_errors=True)
+    own(bench.data, 54_321, 0)
+    bench.container.forget()
     log = bench.data.parent / "another.log"
     with bench.served(log, user="54321:0") as running:
         bench.learned(running, log, 500)
@@ -222,8 +226,8 @@ def trains_as_ever(bench: Bench) -> str:
     folder = bench.data / "batch/data"
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(bench.data / "clicks.jsonl", folder / "clickstream.json")
-    for path in [bench.data, *bench.data.rglob("*")]:
-        os.chown(path, USER, USER)
+    own(bench.data, USER, USER)
+    bench.container.forget()
     env = {"HEADRACE_MODEL_EPOCHS": "2"}
     program = ["python", "/app/train_prio_aware_recommendation_model.py", "--store", "/data/batch"]
     done = bench.container.run(*program, entrypoint=[], env=env)
@@ -263,8 +267,9 @@ CHECKS: list[Callable[[Bench], str]] = [
 
 def prepared(options: argparse.Namespace) -> Bench:
     """Builds the service. Raises what roots.py raises."""
-    work = WORK / "build"
-    shutil.rmtree(work, ignore_errors=True)
+    work, stages = WORK / "run", WORK / "stages"
+    for folder in (work, *([] if options.again else [stages])):
+        shutil.rmtree(folder, ignore_errors=True)
     data = work / "data"
     data.mkdir(parents=True)
     lines = [
@@ -272,10 +277,9 @@ def prepared(options: argparse.Namespace) -> Bench:
         for k in range(CLICKS)
     ]
     (data / "clicks.jsonl").write_text("\n".join(lines))
-    for path in (data, data / "clicks.jsonl"):
-        os.chown(path, USER, USER)
+    own(data, USER, USER)
     file = Dockerfile.ours()
-    builder = roots.Builder(file, ROOT, roots.debian(WORK), work / "stages", say)
+    builder = roots.Builder(file, ROOT, roots.debian(WORK), stages, say)
     root = builder.build("service")
     container = Container(file, "service", root, work / "container", {"/data": data})
     (port,) = process.free_ports(1)
@@ -290,6 +294,7 @@ def say(text: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-k", default="", help="only checks whose name contains this")
+    parser.add_argument("--again", action="store_true", help="start what was built last time, build nothing")
     options = parser.parse_args()
     try:
         roots.enter()

@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.image.dockerfile import Dockerfile
 from tests.image.roots import devices, mount, tmpfs
 
-TMPFS = "mode=1777,nosuid,nodev,noexec,size=1g"
+TMPFS = "mode=1777,nosuid,nodev,noexec,size=1280m"
 """As docker-compose.yml and Docker's own defaults have it."""
 WITHOUT_RIGHTS = ["--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
 
@@ -60,6 +60,11 @@ class Container:
         for target, source in volumes.items():
             mount("--bind", str(source), str(place / target.lstrip("/")))
 
+    def forget(self) -> None:
+        """An empty /tmp, as the next container would have."""
+        subprocess.run(["umount", str(self.root / "tmp")], check=True)
+        tmpfs(self.root / "tmp", TMPFS)
+
     def run(
         self,
         *command: str,
@@ -83,14 +88,15 @@ class Container:
         *command: str,
         env: Mapping[str, str] | None = None,
         user: str | None = None,
+        place: str | None = None,
         entrypoint: list[str] | None = None,
         log: Path | None = None,
     ) -> subprocess.Popen[str]:
-        """Begin it; the process that is answered ends with the container, and the container with it."""
+        """Begin it in `place` (`--workdir`); what is answered ends with the container, and the container with it."""
         argv = [*(self._entrypoint if entrypoint is None else entrypoint), *command]
         uid, _, gid = (user or self._user).partition(":")
         enter = ["chroot", str(self.root), "setpriv", f"--reuid={uid}", f"--regid={gid}", *WITHOUT_RIGHTS, "--"]
-        inside = ["env", "-C", self._workdir, *argv]
+        inside = ["env", "-C", place or self._workdir, *argv]
         script = f"mount -t proc proc {shlex.quote(str(self.root / 'proc'))} && exec {shlex.join([*enter, *inside])}"
         unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script]
         return subprocess.Popen(

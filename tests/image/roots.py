@@ -95,7 +95,7 @@ class Builder:
     """Makes stages of a Dockerfile, each once, in folders under `work`; the context is what .dockerignore leaves."""
 
     def __init__(self, file: Dockerfile, context: Path, base: Path, work: Path, say: Callable[[str], None]) -> None:
-        """`work`: an empty folder."""
+        """`work`: what was built in it before is taken as it is; what a step keeps for others lies beside."""
         self._file, self._context, self._base, self._work, self._say = file, Context(context), base, work, say
         self._made: dict[str, list[Path]] = {}
         self.roots: dict[str, Path] = {}
@@ -107,10 +107,13 @@ class Builder:
             if stage is None:
                 raise StepFailed(f"there is no stage {name}")
             below = self._below(stage)
+            built = self._work / name / "complete"
             self.roots[name] = self._layer(name, below)
-            self._prepare(self.roots[name])
-            for step in stage.steps:
-                self._do(stage, step)
+            if not built.exists():
+                self._prepare(self.roots[name])
+                for step in stage.steps:
+                    self._do(stage, step)
+                built.touch()
         return self.roots[name]
 
     def _below(self, stage: Stage) -> list[Path]:
@@ -122,7 +125,7 @@ class Builder:
     def _layer(self, name: str, below: list[Path]) -> Path:
         upper, workdir, merged = (self._work / name / part for part in ("upper", "work", "root"))
         for folder in (upper, workdir, merged):
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
         lower = ":".join(map(str, below))
         mount("-t", "overlay", "-o", f"lowerdir={lower},upperdir={upper},workdir={workdir}", "overlay", str(merged))
         self._made[name] = [upper, *below]
@@ -177,7 +180,7 @@ class Builder:
         given = dict(part.split("=", 1) for part in flag.split(","))
         target = root / given["target"].lstrip("/")
         if given["type"] == "cache":
-            source = self._work.parent / "cache" / given["target"].strip("/").replace("/", "-")
+            source = self._work.with_name("cache") / given["target"].strip("/").replace("/", "-")
             source.mkdir(parents=True, exist_ok=True)
             target.mkdir(parents=True, exist_ok=True)
         elif given["type"] == "secret":

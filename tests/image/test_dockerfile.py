@@ -15,7 +15,7 @@ from tests.image.dockerfile import ROOT, Dockerfile, Step, filled, labels
 FILE = Dockerfile.ours()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SERVED = FILE.lineage("service")
-PINNED = re.compile(r"[\w./-]+:[\w.-]*\d+\.\d+\.\d+[\w.-]*(@sha256:[0-9a-f]{64})?")
+PINNED = re.compile(r"[\w./-]+:[\w.-]*\d+\.\d+[\w.-]*(@sha256:[0-9a-f]{64})?")
 
 
 def runs(stage: str) -> list[Step]:
@@ -37,6 +37,7 @@ def test_bases_are_pinned() -> None:
 
     assert foreign
     assert [base for base in foreign if not PINNED.fullmatch(base)] == []
+    assert re.search(r":\d+\.\d+\.\d+-slim-", foreign[0])
     assert digested == [foreign[0] + digest]
 
 
