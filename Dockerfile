@@ -78,7 +78,8 @@ class Locator(UserProvidedCacheLocator):
                 "/tmp (docker run --tmpfs /tmp, in Kubernetes an emptyDir at /tmp), or set NUMBA_CACHE_DIR"
             ) from error
 EOF
-RUN NUMBA_CACHE_DIR=/opt/headrace/kernels OPENBLAS_NUM_THREADS=1 python -c \
+# -I: as installed, not as it lies in /build, for numba keeps kernels by the place of their source.
+RUN NUMBA_CACHE_DIR=/opt/headrace/kernels OPENBLAS_NUM_THREADS=1 python -I -c \
     "from model.config import LearnerConfig; from model.learner import warm_up; warm_up(LearnerConfig())"
 
 FROM base AS service

@@ -30,7 +30,8 @@ from tests.servers import process
 
 WORK = ROOT / ".cache" / "image"
 COMPILERS = ("cc", "gcc", "g++", "c++", "clang", "ld", "as", "make", "cargo", "go", "rustc")
-CLICKS = 4_000
+CLICKS = 40_000
+"""More than are learned before a check is done with the service."""
 USER = 10_001
 
 
@@ -102,6 +103,13 @@ def own(folder: Path, uid: int, gid: int) -> None:
 def last_json(output: str) -> str:
     """The last line that is JSON: others may be the log's."""
     return next(line for line in reversed(output.splitlines()) if line.startswith(("[", "{")))
+
+
+def own_kernels(bench: Bench) -> None:
+    """AssertionError when a kernel was compiled at run time, which takes a minute at each start of a container."""
+    built = kernels(bench.builder.roots["service"] / "opt/headrace/kernels")
+    now = kernels(bench.container.root / "tmp/headrace-kernels")
+    assert now == built, f"compiled at run time: {sorted(dict(now.items() - built.items()))}"
 
 
 def has_no_compiler(bench: Bench) -> str:
@@ -199,8 +207,7 @@ def learns_read_only(bench: Bench) -> str:
     ill = bench.container.run(*json.loads(bench.container.health), entrypoint=[], env=bench.store)
     assert ill.code == 1, ill.output
     assert "nobody answers" in ill.output
-    built = kernels(bench.builder.roots["service"] / "opt/headrace/kernels")
-    assert kernels(bench.container.root / "tmp/headrace-kernels") == built, "kernels were compiled at run time"
+    own_kernels(bench)
     return f"500 clicks learned {seconds:.1f} s after the start; healthy, then ended with 0, then not healthy"
 
 
@@ -225,7 +232,7 @@ def trains_as_ever(bench: Bench) -> str:
     """The batch contract's program in its old place."""
     folder = bench.data / "batch/data"
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(bench.data / "clicks.jsonl", folder / "clickstream.json")
+    (folder / "clickstream.json").write_text("\n".join((bench.data / "clicks.jsonl").read_text().splitlines()[:4000]))
     own(bench.data, USER, USER)
     bench.container.forget()
     env = {"HEADRACE_MODEL_EPOCHS": "2"}
@@ -233,6 +240,7 @@ def trains_as_ever(bench: Bench) -> str:
     done = bench.container.run(*program, entrypoint=[], env=env)
     assert done.code == 0, done.output
     assert (bench.data / "batch/models/prio_aware_recommendation_model.pkl").stat().st_size > 1000
+    own_kernels(bench)
     return f"{done.seconds:.1f} s"
 
 
