@@ -78,9 +78,12 @@ class Locator(UserProvidedCacheLocator):
                 "/tmp (docker run --tmpfs /tmp, in Kubernetes an emptyDir at /tmp), or set NUMBA_CACHE_DIR"
             ) from error
 EOF
-# -I: as installed, not as it lies in /build, for numba keeps kernels by the place of their source.
-RUN NUMBA_CACHE_DIR=/opt/headrace/kernels OPENBLAS_NUM_THREADS=1 python -I -c \
-    "from model.config import LearnerConfig; from model.learner import warm_up; warm_up(LearnerConfig())"
+# Some are compiled for arrays as only the service passes them: so it learns a few clicks here. All of it outside of
+# /build, whose sources would be found first: numba keeps kernels by the place of their source.
+RUN cd /tmp && export NUMBA_CACHE_DIR=/opt/headrace/kernels OPENBLAS_NUM_THREADS=1 && \
+    python -I -c "from model.config import LearnerConfig; from model.learner import warm_up; warm_up(LearnerConfig())" && \
+    awk 'BEGIN { while (k++ < 400) printf "{\"user_id\": \"u%d\", \"product_id\": \"p%d\"}\n", k % 9, k % 50 }' > clicks.jsonl && \
+    HEADRACE_HTTP_ENABLED=false headrace run --replay clicks.jsonl --store store && headrace recommend u1 --store store
 
 FROM base AS service
 ARG PYTHON
