@@ -21,29 +21,37 @@ CACHE = ROOT / ".cache" / "compose"
 
 @pytest.fixture(scope="module")
 def reader() -> Path:
-    """Compose's own library with its small program, built once; skips where that cannot be done."""
-    program = CACHE / VERSION / "cmd"
-    go = shutil.which("go")
-    if not program.exists() and go is None:
-        pytest.skip("no Go here: install it to have Compose's own reader built")
-    CACHE.mkdir(parents=True, exist_ok=True)
+    """Our few lines on Compose's own library, built once; skips where that cannot be done."""
+    folder = CACHE / VERSION
+    program, source = folder / "reader", Path(__file__).with_name("reader") / "main.go"
+    folder.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not program.exists():
-            source = f"github.com/compose-spec/compose-go/v2/cmd@{VERSION}"
-            env = {**os.environ, "GOBIN": str(program.parent)}
-            argv = [str(go), "install", source]
-            done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                pytest.skip(f"Compose's own reader could not be built: {done.stderr[-300:]}")
+        copy = folder / source.name
+        if not program.exists() or not copy.exists() or copy.read_text() != source.read_text():
+            copy.write_text(source.read_text())
+            (folder / "go.mod").write_text(
+                f"module reader\n\nrequire github.com/compose-spec/compose-go/v2 {VERSION}\n"
+            )
+            build(folder)
     return program
+
+
+def build(folder: Path) -> None:
+    go = shutil.which("go")
+    if go is None:
+        pytest.skip("no Go here: install it to have Compose's own reader built")
+    for argv in (["mod", "tidy", "-e"], ["build", "-o", "reader", "."]):
+        done = subprocess.run([go, *argv], cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"Compose's own reader could not be built: {done.stderr[-300:]}")
 
 
 def read(reader: Path, folder: Path, file: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """The project as JSON. `folder`: where relative paths begin."""
     (folder / "docker-compose.yml").write_text(file.read_text())
     known = {"PATH": os.environ["PATH"], "HOME": str(folder), "COMPOSE_PROFILES": "core,demo,watch", **env}
-    argv = [str(reader), "-format", "json", "docker-compose.yml"]
+    argv = [str(reader), "docker-compose.yml"]
     return subprocess.run(argv, env=known, cwd=folder, capture_output=True, text=True, check=False)
 
 
@@ -74,7 +82,8 @@ def test_a_missing_key_stops_it(reader: Path, tmp_path: Path) -> None:
     done = read(reader, tmp_path, compose.FILE, MINIO_ACCESS_KEY="headrace")
 
     assert done.returncode != 0
-    assert "MINIO_SECRET_KEY" in done.stderr
+    assert "MINIO_SECRET_KEY is missing" in done.stderr
+    assert "MINIO_ACCESS_KEY is missing" not in done.stderr
     assert "into .env" in done.stderr
 
 
@@ -88,9 +97,7 @@ def test_keys_and_settings_come_from_dotenv(reader: Path, tmp_path: Path) -> Non
 
     assert service["environment"]["HEADRACE_HTTP_PORT"] == "18080"
     assert service["environment"]["MINIO_SECRET_KEY"] == compose.KEYS["MINIO_SECRET_KEY"]
-    assert any(str(each.get("path", each)).endswith(".env") for each in service.get("env_file", [])) or (
-        service["environment"].get("HEADRACE_STREAM_START") == "latest"
-    )
+    assert service["environment"]["HEADRACE_STREAM_START"] == "latest"
 
 
 def test_a_slip_of_the_pen_is_refused(reader: Path, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_minio_takes_the_place_of_seaweedfs(reader: Path, tmp_path: Path) -> Non
     (tmp_path / "docker-compose.yml").write_text(compose.FILE.read_text())
     (tmp_path / "docker-compose.override.yml").write_text(OVERRIDE)
     env = {**compose.KEYS, "PATH": os.environ["PATH"], "COMPOSE_PROFILES": "core"}
-    argv = [str(reader), "-format", "json", "docker-compose.yml", "docker-compose.override.yml"]
+    argv = [str(reader), "docker-compose.yml", "docker-compose.override.yml"]
     done = subprocess.run(argv, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     service = json.loads(done.stdout)["services"]["object-store"]
