@@ -23,7 +23,9 @@ from tests.image.test_compose_spec import reader
 
 __all__ = ["reader"]  # the fixture
 PAGE = (ROOT / "docs/migrate.md").read_text()
-COMMANDS = [line.strip() for line in PAGE.splitlines() if line.startswith("    ")]
+COMMANDS = [
+    line.strip() for line in re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL).splitlines() if line[:4] == " " * 4
+]
 COMING = {"retrain"}
 """A command that is being made on another branch."""
 OVERRIDE = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0]
