@@ -22,7 +22,7 @@ from tests.servers.s3 import S3Server
 from tests.services.installation import Run, s3_client
 from tests.stream.batch_rig import ALL, MODEL, NEW, clicks, text
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]  # a dozen commands, each of which starts Python anew
 CLICKS = 4_000
 
 
