@@ -17,18 +17,22 @@ LOCK_ARGS ?=
 SEEDS ?= 2000
 FIRST ?= 0
 AUDIT_ARGS ?=
+IMAGE_ARGS ?=
 SECONDS ?= 60
 FUZZ ?=
 
 UV_VERSION := 0.13.9
 AUDIT_VERSION := 2.10.1
 LOCK := requirements/dev.lock
+# What the image is made of: the pins of the first, without what only developers need.
+RUN_LOCK := requirements/run.lock
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 BIN := .venv/bin
 # Written last, so an interrupted installation is never taken for a finished one.
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-services test-faults soak simulate fuzz bench lint fmt lock audit clean
+.PHONY: help venv demo test test-services test-faults test-image soak simulate fuzz bench lint fmt image lock audit clean
 
 help: ## Show this list
 	@echo 'Headrace: a click stream from Kafka onto a live recommendation model.'
@@ -68,6 +72,9 @@ test: venv ## Run the tests (TEST_ARGS="-k decode")
 test-faults: venv ## Break real servers and processes: under 20 minutes on two cores (TEST_ARGS="-k disk")
 	@$(BIN)/python -m pytest -n $(FAULT_WORKERS) --dist load tests/faults $(TEST_ARGS)
 
+test-image: venv ## Execute the Dockerfile without Docker, and start the result (as root; IMAGE_ARGS="-k learns")
+	@$(BIN)/python -m tests.image.check $(IMAGE_ARGS)
+
 soak: venv ## Look for leaks: 200 restarts of the learner, then MINUTES at 80 % of peak load (MINUTES=30)
 	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
 
@@ -101,11 +108,17 @@ fmt: venv ## Format the code and fix what can be fixed
 	@$(BIN)/ruff check --fix --exit-zero
 	@$(BIN)/ruff format
 
-lock: ## Write the lock anew from pyproject.toml, over the network (LOCK_ARGS=--upgrade for newest pins)
+image: ## Build the image headrace:VERSION with Docker (IMAGE_ARGS="--build-arg PYTHON=...@sha256:...")
+	@docker build --build-arg VERSION=$(VERSION) --build-arg REVISION="$$(git rev-parse HEAD)" \
+	  --build-arg CREATED="$$(date -u +%Y-%m-%dT%H:%M:%SZ)" --tag headrace:$(VERSION) $(IMAGE_ARGS) .
+
+lock: ## Write the locks anew from pyproject.toml, over the network (LOCK_ARGS=--upgrade for newest pins)
 	@$(PYTHON) -m venv .cache/uv && .cache/uv/bin/python -m pip --disable-pip-version-check install --quiet uv==$(UV_VERSION)
 	@mkdir -p requirements
 	@.cache/uv/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --quiet $(LOCK_ARGS) \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' -o $(LOCK) >/dev/null
+	@.cache/uv/bin/uv pip compile pyproject.toml --constraint $(LOCK) --universal --python-version 3.11 --quiet --no-annotate \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' -o $(RUN_LOCK) >/dev/null
 
 audit: ## Ask over the network whether any pin is known to be vulnerable (AUDIT_ARGS="--vulnerability-service=osv")
 	@$(PYTHON) -m venv .cache/audit && .cache/audit/bin/python -m pip --disable-pip-version-check install --quiet pip-audit==$(AUDIT_VERSION)
