@@ -166,10 +166,6 @@ def test_one_default_for_each_variable() -> None:
     assert {name for name in several if name not in compose.KEYS} == set()
 
 
-COMING = {"HEADRACE_ADMIN_HOST", "HEADRACE_ADMIN_PORT", "HEADRACE_ADMIN_TOKEN"}
-"""Of the administrator's door; known to the settings as soon as that is there."""
-
-
 @pytest.mark.parametrize("name", sorted(OURS))
 def test_every_name_is_a_setting_and_every_value_is_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The names are those of docs/settings.md and of the batch contract, and the loader itself takes the values."""
@@ -180,7 +176,7 @@ def test_every_name_is_a_setting_and_every_value_is_taken(name: str, monkeypatch
             monkeypatch.setenv(variable, value)
     effective = {each.name: each.source for each in Settings.load().effective()}
 
-    assert set(given) - known <= COMING
+    assert set(given) <= known
     assert {variable for variable in given if variable in known} <= {*effective.values(), *_empty(given)}
 
 
@@ -190,7 +186,7 @@ def _empty(given: dict[str, str]) -> set[str]:
 
 def test_what_stands_in_env_reaches_the_service() -> None:
     """Variables that compose itself needs are no settings under another meaning, and take none of our prefix."""
-    known = {name for option in OPTIONS for name in option.names} | COMING
+    known = {name for option in OPTIONS for name in option.names}
     ours = {name for name in compose.asked() if name.startswith(("HEADRACE_", "MINIO_", "CLICKSTREAM_"))}
 
     assert ours <= known
