@@ -191,7 +191,7 @@ def ray() -> Schema:
         kuberay=closed(
             rayVersion=text(r"^[0-9]+\.[0-9]+\.[0-9]+$"),
             head=closed(resources=KUBERNETES),
-            workers=closed(replicas=maybe(count(0)), cpus=count(1), resources=KUBERNETES),
+            workers=closed(replicas=maybe(count(1)), cpus=count(1), resources=KUBERNETES),
             shmSizeLimit=text(QUANTITY),
             nodeSelector=strings(),
             tolerations=listed(KUBERNETES),
