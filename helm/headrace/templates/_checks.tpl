@@ -136,6 +136,12 @@ with the key and the remedy. */}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- range include "headrace.shards" . | fromJsonArray -}}
+{{- $settings := include "headrace.settings" (dict "root" $ "shard" .) | fromJson -}}
+{{- if and $.Values.cronJobs.retrain.enabled (eq (toString $settings.HEADRACE_RETRAIN_ENABLED) "false") -}}
+{{- $problems = append $problems "cronJobs.retrain.enabled: with settings.HEADRACE_RETRAIN_ENABLED=false no learner would ever do it: enable the one or disable the other" -}}
+{{- end -}}
+{{- end -}}
 {{- toJson (uniq $problems) -}}
 {{- end -}}
 

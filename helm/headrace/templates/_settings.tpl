@@ -36,7 +36,7 @@ Secret that the chart makes). */}}
 {{- define "headrace.secretNames" -}}
 HEADRACE_STORE_ACCESS_KEY HEADRACE_STORE_SECRET_KEY
 {{- if has .purpose (list "run" "doctor") }} HEADRACE_KAFKA_SASL_PASSWORD HEADRACE_KAFKA_SSL_KEY_PASSWORD{{ end }}
-{{- if and .root.Values.admin.enabled (eq .purpose "run") }} HEADRACE_ADMIN_TOKEN{{ end }}
+{{- if and .root.Values.admin.enabled (has .purpose (list "run" "doctor")) }} HEADRACE_ADMIN_TOKEN{{ end }}
 {{- if and (eq .root.Values.ray.mode "external") (has .purpose (list "run" "doctor")) }} RAY_AUTH_TOKEN{{ end }}
 {{- end -}}
 
@@ -48,8 +48,8 @@ HEADRACE_STORE_ACCESS_KEY HEADRACE_STORE_SECRET_KEY
 {{- /* Whatever writes, writes to /tmp: the root file system is read-only. */ -}}
 {{- $_ := set $env "HOME" (dict "value" "/tmp") -}}
 {{- $_ := set $env "TMPDIR" (dict "value" "/tmp") -}}
-{{- $kept := and (eq .purpose "run") $root.Values.persistence.enabled -}}
-{{- $_ := set $env "NUMBA_CACHE_DIR" (dict "value" (ternary (printf "%s/numba" $root.Values.persistence.mountPath) "/tmp/numba" $kept)) -}}
+{{- /* The image fills it with its own kernels. Never on a volume that outlives the image: old ones would be in the way. */ -}}
+{{- $_ := set $env "NUMBA_CACHE_DIR" (dict "value" "/tmp/headrace-kernels") -}}
 {{- range $name, $value := include "headrace.settings" . | fromJson -}}
 {{- $skipped := and (eq $.purpose "store") (hasPrefix "HEADRACE_KAFKA_" $name) -}}
 {{- if not (or $skipped (eq (toString $value) "") (kindIs "invalid" $value)) -}}
@@ -77,7 +77,7 @@ HEADRACE_STORE_ACCESS_KEY HEADRACE_STORE_SECRET_KEY
 {{- $_ := set $env "HEADRACE_STORE_CA_FILE" (dict "value" .) -}}
 {{- end -}}
 {{- end -}}
-{{- if and $root.Values.admin.enabled (eq .purpose "run") -}}
+{{- if and $root.Values.admin.enabled (has .purpose (list "run" "doctor")) -}}
 {{- $_ := set $env "HEADRACE_ADMIN_HOST" (dict "value" "0.0.0.0") -}}
 {{- end -}}
 {{- range $name := include "headrace.secretNames" . | splitList " " -}}
