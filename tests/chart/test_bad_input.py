@@ -32,6 +32,11 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "shards[a].settings.HEADRACE_KAFKA_SASL_PASSWORD is a secret",
         "secrets.HEADRACE_KAFKA_SASL_PASSWORD.existingSecret",
     ),
+    "a shard's topic among its settings": (
+        {"shards": [{"name": "a", "topic": "a", "settings": {"HEADRACE_KAFKA_TOPIC": "b"}}]},
+        "shards[a].settings.HEADRACE_KAFKA_TOPIC would not count",
+        "say shards[a].topic",
+    ),
     "Ray's address among the settings": (
         {"settings": {"HEADRACE_RAY_ADDRESS": "ray://x:1"}},
         "settings.HEADRACE_RAY_ADDRESS is set by the chart",

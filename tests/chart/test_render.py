@@ -591,6 +591,10 @@ def test_notes_say_the_next_command(noted: Path) -> None:
     assert "HEADRACE_KAFKA_SECURITY=SASL_SSL" in said
     assert "networkPolicy.enabled=false" in said
     assert "kube-prometheus-stack" in said
+    assert (
+        "HEADRACE_MODEL_MEMORY_BYTES is not set: tables grow to their caps, whatever resources.limits.memory=4Gi"
+        in said
+    )
     assert "helm test headrace -n clicks" in content
     assert "Mind:" not in content
 

@@ -44,6 +44,14 @@ with the key and the remedy. */}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- range .Values.shards -}}
+{{- $shard := . -}}
+{{- range $name, $key := dict "HEADRACE_KAFKA_TOPIC" "topic" "HEADRACE_STORE_PREFIX" "prefix" "HEADRACE_KAFKA_GROUP" "group" -}}
+{{- if hasKey (default (dict) $shard.settings) $name -}}
+{{- $problems = append $problems (printf "shards[%s].settings.%s would not count: say shards[%s].%s" $shard.name $name $shard.name $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- range include "headrace.shards" . | fromJsonArray -}}
 {{- $settings := include "headrace.settings" (dict "root" $ "shard" .) | fromJson -}}
 {{- $where := ternary (printf "shards[%s]: " .name) "" (ne .name "") -}}
