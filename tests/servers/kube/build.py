@@ -36,6 +36,13 @@ _API_SERVER: Final = """package tools
 
 import _ "k8s.io/kubernetes/cmd/kube-apiserver/app"
 """
+# What it says of itself; a module that Go builds does not know its own version, and charts ask for one.
+_VERSION: Final = " ".join(
+    f"-X k8s.io/component-base/version.{name}={value}"
+    for name, value in zip(
+        ("gitMajor", "gitMinor", "gitVersion"), (*KUBERNETES[1:].split(".")[:2], KUBERNETES), strict=True
+    )
+)
 
 
 def missing(folder: Path) -> list[str]:
@@ -73,7 +80,8 @@ def _api_server(go: str, work: Path, program: Path) -> None:
     (work / "tools.go").write_text(_API_SERVER)
     # -e: tests of other modules name packages that were never released.
     _run(go, "mod", "tidy", "-e", at=work)
-    _run(go, "build", "-ldflags=-s -w", "-o", str(program), "k8s.io/kubernetes/cmd/kube-apiserver", at=work)
+    flags = f"-s -w {_VERSION}"
+    _run(go, "build", f"-ldflags={flags}", "-o", str(program), "k8s.io/kubernetes/cmd/kube-apiserver", at=work)
 
 
 def _run(*argv: str, at: Path) -> str:

@@ -55,7 +55,7 @@ class Kube:
             with urllib.request.urlopen(request, timeout=30, context=_unchecked()) as reply:
                 return dict(json.load(reply))
         except urllib.error.HTTPError as error:
-            raise Refused(f"{error.code} {json.load(error).get('message')}") from error
+            raise Refused(f"{error.code} {error.read().decode()}") from error
 
     def namespace(self, name: str, **labels: str) -> str:
         """A new one, guarded by the restricted Pod Security Standard."""
@@ -131,7 +131,8 @@ def _argv(bin_: Path, folder: Path, port: int, etcd: int) -> list[str]:
         f"--etcd-servers=http://127.0.0.1:{etcd}",
         f"--cert-dir={folder / 'certs'}",
         "--bind-address=127.0.0.1",
-        "--advertise-address=127.0.0.1",
+        # It refuses to say loopback; nobody asks at this address, which is kept for documentation.
+        "--advertise-address=192.0.2.1",
         f"--secure-port={port}",
         "--service-cluster-ip-range=10.0.0.0/24",
         "--service-account-issuer=https://kubernetes.default.svc",
