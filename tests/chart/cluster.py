@@ -90,8 +90,8 @@ class Space:
             *spec.get("volumes", []),
             *({"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in claims),
         ]
-        whole = {"apiVersion": "v1", "kind": "Pod", "metadata": {**pod.get("metadata", {}), "name": name}, "spec": spec}
-        whole["metadata"].pop("namespace", None)
+        metadata = {**pod.get("metadata", {}), "name": name, "namespace": self.name}
+        whole = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
         return self.kube.make(f"{self.path('Pod')}?dryRun=All", whole)
 
 

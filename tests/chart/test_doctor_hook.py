@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from tests.chart import runner
 from tests.chart.chart import (
     EXAMPLES,
+    ROOT,
     Manifest,
     container,
     environment,
@@ -187,4 +187,4 @@ def test_what_cannot_write_is_named(closed_port: int) -> None:
 def test_the_learner_is_what_it_stands_for() -> None:
     """So that the tests above say something about the learner, too."""
     assert container(learner(rendered("embedded")))["args"] == ["run"]
-    assert Path(runner.ROOT / "stream/cli.py").is_file()
+    assert (ROOT / "stream/cli.py").is_file()

@@ -94,7 +94,7 @@ def test_what_is_named_is_there(name: str) -> None:
 
 
 def is_test(manifest: Manifest) -> bool:
-    return manifest["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"
+    return bool(manifest["metadata"].get("annotations", {}).get("helm.sh/hook") == "test")
 
 
 LATER = {"HEADRACE_ADMIN_HOST", "HEADRACE_ADMIN_TOKEN"} - {name for option in OPTIONS for name in option.names}

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]  # Ray brings it; a stub for one test would be one more pin
 import pytest
 import yaml
 
@@ -149,7 +149,7 @@ def test_schema_and_settings_agree(option: Option, monkeypatch: pytest.MonkeyPat
     assert [value for value in differ if not is_text_of_a_size(option, value)] == STRICTER.get(name, [])
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[Any, ...]] = {
     "a typo in a key": ({"ressources": {}}, "ressources"),
     "a typo in a nested key": ({"persistence": {"enable": True}}, "/persistence", "enable"),
     "a typo in a setting": ({"settings": {"HEADRACE_STREAM_BATCH_ROW": 1}}, "/settings", "HEADRACE_STREAM_BATCH_ROW"),
