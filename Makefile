@@ -20,9 +20,11 @@ AUDIT_ARGS ?=
 IMAGE_ARGS ?=
 SECONDS ?= 60
 FUZZ ?=
+KUBE ?=
 
 UV_VERSION := 0.13.9
 AUDIT_VERSION := 2.10.1
+HELM_VERSION := v3.22.0
 LOCK := requirements/dev.lock
 # What the image is made of: the pins of the first, without what only developers need.
 RUN_LOCK := requirements/run.lock
@@ -32,7 +34,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-services test-faults test-image soak simulate fuzz bench lint fmt image lock audit clean
+.PHONY: help venv demo test test-services test-chart test-faults test-image soak simulate fuzz bench lint fmt image lock \
+  audit clean
 
 help: ## Show this list
 	@echo 'Headrace: a click stream from Kafka onto a live recommendation model.'
@@ -80,6 +83,15 @@ soak: venv ## Look for leaks: 200 restarts of the learner, then MINUTES at 80 % 
 
 test-services: venv ## Run the tests on a real Kafka and S3 (STORE=seaweedfs or minio)
 	@HEADRACE_TEST_STORE='$(STORE)' $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile tests/services tests/contract $(TEST_ARGS)
+
+test-chart: venv ## Test the Helm chart; fetches Helm with Go (KUBE=1 builds a Kubernetes API server too: some minutes, once)
+	@if [ -z "$$HELM" ] && ! command -v helm >/dev/null && [ ! -x .cache/bin/helm ]; then \
+	  if ! command -v go >/dev/null; then \
+	    echo 'Helm is absent. Install Helm 3.18 or newer, or Go 1.24 or newer and run this again: it fetches Helm then.' >&2; exit 1; fi; \
+	  echo 'Fetching Helm $(HELM_VERSION) with Go: a minute or two, once.' >&2; \
+	  GOBIN='$(CURDIR)/.cache/bin' go install helm.sh/helm/v3/cmd/helm@$(HELM_VERSION); fi
+	@$(if $(KUBE),$(BIN)/python -m tests.servers.kube.build,true)
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile tests/chart $(TEST_ARGS)
 
 simulate: venv ## Let thousands of simulated worlds go wrong, and judge each (SEEDS=100000 for a night; FIRST=0)
 	@$(BIN)/python -m tests.recovery.simulation --seeds $(SEEDS) --first $(FIRST)
