@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+import structlog
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from model.config import LearnerConfig
@@ -25,7 +26,8 @@ from stream.retrain.training import Task, Training
 from stream.retraining import Progress
 from stream.versions import Request, Trained
 
-NICENESS = 10
+log = structlog.get_logger()
+NICENESS = 19
 _PROGRESS_SECONDS = 5.0
 _UNREACHED = (RayError, ConnectionError)
 _OPTIONS: dict[str, Any] = {
@@ -55,7 +57,7 @@ class _Actor:
 
     def __init__(self, task: Task, fault: str = "") -> None:
         faultpoints.arm(fault)
-        os.nice(NICENESS)
+        give_way()
         patience = Patience(Backoff(), threading.Event().wait, NullMeter())
         live = task.layout.of_version(task.against)
         self._training = Training(task, Archive(task.store, live, patience, NullMeter()))
@@ -66,6 +68,15 @@ class _Actor:
     @ray.method(concurrency_group="read")
     def progress(self) -> Progress:
         return self._training.progress
+
+
+def give_way() -> None:
+    """Let this process have only what no other one wants: Ray runs the live learner at low priority itself."""
+    os.nice(NICENESS)
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except (AttributeError, OSError) as error:  # not Linux, or a sandbox that has it not: niceness is what there is
+        log.debug("no idle scheduling here", error=str(error))
 
 
 class RayTrainer:

@@ -8,9 +8,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from stream.demo.data import purchases
+from stream.retrain.actor import NICENESS
 from tests.services.installation import HEADRACE, Run, ledger
 
 pytestmark = pytest.mark.services
@@ -94,6 +96,9 @@ def test_a_killed_training_begins_again(run: Run, tmp_path: Path) -> None:
     run.wait_for(lambda: run.metric("headrace_checkpoint_seq") > 0)
     assert run.command("retrain", "--epochs", "2").returncode == 0
     run.wait_for(lambda: run.metric("headrace_retrain_progress_ratio") > 0)
+    assert run.running is not None
+    family = psutil.Process(run.running.pid).children(recursive=True)
+    assert [each.nice() for each in family].count(NICENESS) == 1  # the live learner comes first
     run.end(signal.SIGKILL)
 
     run.start()
