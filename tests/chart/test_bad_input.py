@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from stream.settings.settings import OPTIONS
 from tests.chart.chart import LEAST, RAY, refused, render, with_
 
 SECRET = {"existingSecret": "store"}
@@ -169,11 +168,6 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "secrets.RAY_AUTH_TOKEN",
     ),
 }
-
-
-KNOWN = {name for option in OPTIONS for name in option.names}
-if "HEADRACE_RETRAIN_ENABLED" not in KNOWN:  # the schema refuses it until Headrace knows it
-    del CASES["a retrain that nobody would do"]
 
 
 @pytest.mark.parametrize("case", CASES)
