@@ -109,7 +109,11 @@ def check_location(value: str) -> str:
 
 def check_file(value: str) -> str:
     """A path to a file that can be read now, or nothing."""
-    if value and not Path(value).is_file():
+    try:
+        found = not value or Path(value).is_file()
+    except OSError as error:  # a name that is too long, say
+        raise ValueError(f"cannot be a file's path: {error.strerror}") from error
+    if not found:
         raise ValueError("no such file")
     return value
 

@@ -114,6 +114,14 @@ def test_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings.load().train.incremental_epochs == 3
 
 
+@pytest.mark.parametrize("path", ["/no/such/file", "/" + "x" * 300, "/tmp"], ids=["missing", "too long", "folder"])
+def test_a_file_that_cannot_be_is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is wrong with the path, the variable is named."""
+    monkeypatch.setenv("HEADRACE_STORE_CA_FILE", path)
+
+    assert "HEADRACE_STORE_CA_FILE=" in refused()
+
+
 def test_every_bound_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     """For every numeric option a value below its range is refused, naming variable, value and range."""
     numeric = [option for option in OPTIONS if option.info.annotation in {int, float}]
