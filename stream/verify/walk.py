@@ -124,8 +124,10 @@ class _Walk:
         self._read_until = -1
         self._newest_checkpoint: dict[int, int] = {}
         self._homes = homes(store, root)
+        self._late: set[int] = set()
 
     def breaches(self) -> Iterator[Breach]:
+        self._late = self._late_plans()
         self._first = first = self._first_plan()
         if first is None and not any(first_key(self._store, f"{home}/checkpoint/") for home in self._homes.values()):
             raise ConfigError(
@@ -155,8 +157,32 @@ class _Walk:
         for folder in folders(self._store, home, version):
             yield folder.seq, 1, folder
 
+    def _late_plans(self) -> set[int]:
+        """Plans that replaced writers put into slots whose plans were collected, and did not live to take back.
+
+        Nobody reads them, and the next collection removes them. Each stands alone before all others: the rest of its
+        group is gone, and a checkpoint stands beyond.
+        """
+        newest = max((folder.seq for folder in self._complete()), default=-1)
+        found: set[int] = set()
+        seqs = (seq for seq, _, _ in self._plans() if seq >= 0)
+        seq = next(seqs, None)
+        while seq is not None and (after := next(seqs, None)) is not None:
+            if after == seq + 1 or after < (seq // GROUP + 1) * GROUP or newest < after - 1:
+                break
+            found.add(seq)
+            seq = after
+        return found
+
+    def _complete(self) -> Iterator[Folder]:
+        for version, home in self._homes.items():
+            yield from (folder for folder in folders(self._store, home, version) if folder.manifest_key is not None)
+
     def _plan(self, info: ObjectInfo) -> Iterator[Breach]:
         seq = self._seq(info)
+        if seq in self._late:
+            self.verdict.orphan(info)
+            return
         if seq is None:
             yield Breach("plan_stray", info.key, "it is no plan")
             return
@@ -226,12 +252,7 @@ class _Walk:
     def _is_being_collected(self, seq: int) -> bool:
         """Whether the collector crashed here: the oldest plan's clicks are gone, it is not yet, and nobody needs it."""
         first, end = self._first_plan(), (seq // GROUP + 1) * GROUP
-        whole = (
-            folder.seq
-            for version, home in self._homes.items()
-            for folder in folders(self._store, home, version)
-            if folder.manifest_key is not None
-        )
+        whole = (folder.seq for folder in self._complete())
         return (first is None or first >= seq) and any(each >= end for each in whole) and self._archives.has(seq)
 
     def _checkpoint(self, folder: Folder) -> Iterator[Breach]:
@@ -288,7 +309,7 @@ class _Walk:
         self._options.told(self.verdict)
 
     def _first_plan(self) -> int | None:
-        return next((seq for seq, _, _ in self._plans() if seq >= 0), None)
+        return next((seq for seq, _, _ in self._plans() if seq >= 0 and seq not in self._late), None)
 
     def _seq(self, info: ObjectInfo) -> int | None:
         name = _PLAN.fullmatch(info.key.removeprefix(f"{self._root}/plan/"))

@@ -229,6 +229,30 @@ def test_archived_plans_stand_in_for_checkpoints(forge: Forge) -> None:
     assert rules(forge) == set()
 
 
+def test_a_late_plan_is_an_orphan(full: MemoryStore, forge: Forge) -> None:
+    """A writer that slept through everything put its plan into an emptied slot and died: harmless, and swept away."""
+    forge.store.put(LAYOUT.plan(2), full.get(LAYOUT.plan(2)).data)
+    verdict = prove(forge.store, LAYOUT.prefix)
+
+    assert (verdict.first_breach, verdict.first_seq) == (None, 128)
+    assert verdict.orphan_keys == [LAYOUT.plan(2)]
+    collect(forge.store)
+    assert LAYOUT.plan(2) not in forge.store.objects
+
+
+def test_a_lost_plan_is_no_late_one(full: MemoryStore, forge: Forge) -> None:
+    """One that is missing amid the others of its group, or with no checkpoint beyond, is a breach as ever."""
+    forge.store.delete(LAYOUT.plan(129))
+    assert "plan_missing" in rules(forge)
+    young = Forge(full.copy())
+    for seq in range(1, 130):
+        young.store.delete(LAYOUT.plan(seq))
+    for key in young.manifests():
+        if key > LAYOUT.checkpoint(110):
+            young.store.delete(key)
+    assert "plan_missing" in rules(young)
+
+
 def test_first_archives_may_expire(forge: Forge) -> None:
     """Who lets old archives expire has a shorter history, not a broken one."""
     forge.store.delete(ARCHIVES[0])
