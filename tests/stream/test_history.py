@@ -114,7 +114,7 @@ DAMAGES: dict[str, tuple[Callable[[MemoryStore], object], str]] = {
     "no plans": (lambda store: store.delete(PLANS), "plan 64 of lineage main is missing"),
     "no clicks": (lambda store: store.delete(CLICKS), f"{CLICKS} is gone"),
     "plan lacking": (change(PLANS, lambda data: data.partition(b"\n")[2]), "holds 63 plans, not 64"),
-    "plan edited": (change(PLANS, lambda data: data.replace(b'"epoch":1', b'"epoch":2', 1)), "chain of hashes"),
+    "plan edited": (change(PLANS, lambda data: data.replace(b'"nonce":"', b'"nonce":"x', 1)), "chain of hashes"),
     "no JSON": (change(PLANS, lambda data: data.replace(b"{", b"[", 1)), "is not a plan"),
     "no Parquet": (change(CLICKS, lambda _: b"PAR1PAR1PAR1"), "is no archive of Headrace"),
     "other clicks": (lambda store: store.put(CLICKS, store.get(LAYOUT.archive(0, 63)).data), "which trained"),

@@ -184,6 +184,24 @@ def test_a_pinned_version_is_not_replaced() -> None:
     assert "version 1 is pinned" in found.result.why
 
 
+def test_a_version_that_was_compared_with_another_one_is_kept() -> None:
+    """Somebody rolled back while it was trained: what it was measured against does not serve any more."""
+
+    def ask_slowly(play: Play) -> None:
+        poll = play.rig.trainer.poll
+        play.rig.trainer.poll = lambda: poll() if play.turns > 50 else Progress()  # type: ignore[method-assign]
+        versions.ask(play.store, LAYOUT, Request("another"))
+
+    play = Play({12: ask, 30: ask_slowly, 40: roll_back}, rows=1700).run()
+    found = versions.read(play.store, LAYOUT.of_version(3))
+
+    assert play.serving == 1
+    assert found.trained is not None
+    assert found.trained.against == 2
+    assert found.result is not None
+    assert "version 1 serves by now, it was compared with 2" in found.result.why
+
+
 def test_who_changes_the_version_meanwhile_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the look and the write somebody pins: If-Match refuses, and the new version is kept."""
     write = versions.write_serving
