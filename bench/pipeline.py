@@ -228,20 +228,18 @@ def _service(ground: Ground) -> dict[str, Any]:
     }
 
 
+def told(ground: Ground, settings: Settings, store: ObjectStore) -> tuple[HostConfig, Orders]:
+    """What learner and service are told by the product's settings."""
+    window = settings.stream.dedupe_window
+    config = HostConfig(wiring.learner_config(settings, settings.model.dim), LAYOUT, store, window)
+    rules, rhythm = wiring.decode_rules(settings), wiring.rhythm(settings)
+    return config, Orders(LAYOUT, ground.topic, rules, rhythm, window, drain_seconds=60.0)
+
+
 def _made(ground: Ground, tally: Tally) -> tuple[Service, RayLearner]:
-    settings, clock, store = Settings.load({}), SystemClock(), ground.store()
+    clock, store = SystemClock(), ground.store()
     kafka = ground.broker.settings(ground.topic, group="bench")
-    config = HostConfig(
-        wiring.learner_config(settings, settings.model.dim), LAYOUT, store, settings.stream.dedupe_window
-    )
-    orders = Orders(
-        LAYOUT,
-        ground.topic,
-        wiring.decode_rules(settings),
-        wiring.rhythm(settings),
-        settings.stream.dedupe_window,
-        drain_seconds=60.0,
-    )
+    config, orders = told(ground, Settings.load({}), store)
     source = TimedSource(kafka, clock)
     source.tally = tally
     letters = KafkaDeadLetters(kafka, f"{ground.topic}.dlq")

@@ -18,17 +18,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.common import lacking, machine, median, say, show
-from bench.pipeline import LAYOUT, PARTITIONS, Ground, TimedSource, prepared
+from bench.pipeline import LAYOUT, PARTITIONS, Ground, TimedSource, prepared, told
 from stream import actor, log, versions, wiring
 from stream.actor import RayLearner
 from stream.clocks import SystemClock
 from stream.events import LearnReport
-from stream.host import HostConfig
 from stream.kafka.source import KafkaDeadLetters
 from stream.metrics import PrometheusMeter
 from stream.ports import ObjectStore
 from stream.retrain.actor import RayTrainer
-from stream.service import Doors, Orders, Service
+from stream.service import Doors, Service
 from stream.settings.settings import Settings
 from stream.versions import Request, Result
 
@@ -137,17 +136,7 @@ def _unless_over(watch: Watch, events: int) -> Callable[[], None]:
 def _made(place: Ground, settings: Settings) -> tuple[Service, ObjectStore, PrometheusMeter]:
     clock, store, meter = SystemClock(), place.store(), PrometheusMeter()
     kafka = place.broker.settings(place.topic, group="bench")
-    config = HostConfig(
-        wiring.learner_config(settings, settings.model.dim), LAYOUT, store, settings.stream.dedupe_window
-    )
-    orders = Orders(
-        LAYOUT,
-        place.topic,
-        wiring.decode_rules(settings),
-        wiring.rhythm(settings),
-        settings.stream.dedupe_window,
-        drain_seconds=60.0,
-    )
+    config, orders = told(place, settings, store)
     doors = Doors(
         TimedSource(kafka, clock),
         KafkaDeadLetters(kafka, f"{place.topic}.dlq"),
@@ -155,7 +144,7 @@ def _made(place: Ground, settings: Settings) -> tuple[Service, ObjectStore, Prom
         RayLearner(config),
         clock,
         meter,
-        learners=lambda layout: RayLearner(replace(config, layout=layout), cpus=0.0),
+        learners=lambda layout: RayLearner(replace(config, layout=layout), cpus=wiring.spare_cpus(settings)),
         trainer=RayTrainer(replace(wiring.lessons(settings, store), older_key="")),
     )
     return Service(doors, orders), store, meter

@@ -17,7 +17,6 @@ import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -27,16 +26,13 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from stream import stamps
 from stream.answers import failed, json_answer, refused
 from stream.errors import ConfigError, HeadraceError
 from stream.listening import Listener
-from stream.versions import Request, RetrainRunning, Version
+from stream.versions import Request, RetrainRunning, Version, request_of
 
 BODY_BYTES_MAX: Final = 16 << 10
 CALL_SECONDS: Final = 30.0
-EPOCHS_MAX: Final = 1000
-REASON_CHARACTERS_MAX: Final = 1000
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -153,17 +149,3 @@ def _wanted(data: bytes, key: str) -> Request:
         return request_of(key, body.since, body.epochs, body.reason, "POST /v1/retrain")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ConfigError) as error:
         raise HTTPException(400, f"{error}: a JSON object with since, epochs, reason is expected") from error
-
-
-def request_of(key: str, since: object, epochs: int, reason: str, by: str) -> Request:
-    """A request for a retrain, checked. Raises ConfigError naming what is wrong."""
-    if not 0 <= epochs <= EPOCHS_MAX:
-        raise ConfigError(f"epochs={epochs}: a whole number from 1 to {EPOCHS_MAX}")
-    if len(reason) > REASON_CHARACTERS_MAX:
-        raise ConfigError(f"the reason has more than {REASON_CHARACTERS_MAX} characters")
-    try:
-        since_ms = 0 if since is None else stamps.read(since, 0)
-    except stamps.Refused as error:
-        raise ConfigError(f"since={since!r}: {error}") from error
-    asked = datetime.now(UTC).isoformat(timespec="seconds")
-    return Request(key, reason, since_ms, epochs, asked, by)

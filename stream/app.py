@@ -140,8 +140,6 @@ def _service(
         settings.retrain.versions_kept,
     )
     learner = RayLearner(config, wanted_fault())
-    # In a Ray of our own nobody else wants a CPU, and a second learner must not wait for one.
-    cpus = 0.0 if wiring.ray_config(settings).is_ours else 1.0
     doors = Doors(
         source,
         dead_letters,
@@ -149,7 +147,7 @@ def _service(
         learner,
         clock,
         meter,
-        learners=lambda layout: RayLearner(replace(config, layout=layout), cpus=cpus),
+        learners=lambda layout: RayLearner(replace(config, layout=layout), cpus=wiring.spare_cpus(settings)),
         trainer=RayTrainer(wiring.lessons(settings, store)) if settings.retrain.enabled else None,
     )
     service = Service(doors, orders)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 
@@ -58,13 +59,12 @@ def follow(archive: Archive, head: Head, next_offsets: dict[int, int]) -> Iterat
     Raises StoreRefused naming the plan or the object that is missing or not what it should be.
     """
     offsets = dict(next_offsets)
-    for key, place, data, tables in _found(archive, head.seq):
-        plan = plans.decode(data, key)
+    for key, place, data, plan, tables in _found(archive, head.seq):
         plans.check_place(plan, archive.layout, place)
         _check(plan, head, key)
         plans.check_ranges(plan, offsets, key)
         offsets |= plan.next_offsets
-        stored = Stored(plan, plans.sha256(data), lambda plan=plan, tables=tables: tables(plan))  # type: ignore[misc]
+        stored = Stored(plan, plans.sha256(data), tables)
         head = stored.head
         yield stored
 
@@ -96,9 +96,10 @@ def before(archive: Archive, seq: int) -> Head:
     """What comes before plan `seq`, by what it says itself: for who reads a history whose beginning is gone."""
     if not seq:
         return Head(-1, "", 0)
-    found = ((key, data) for key, _, data, _ in _found(archive, seq - 1))
-    key, data = next(found, (archive.layout.plan(seq), b""))
-    return Head(seq - 1, plans.decode(data, key).previous_sha256, 0)
+    found = next(_found(archive, seq - 1), None)
+    if found is None:
+        raise _missing(archive, seq, "none")
+    return Head(seq - 1, found[3].previous_sha256, 0)
 
 
 def load(archive: Archive, plan: Plan, sha256: str) -> PlannedBatch:
@@ -114,12 +115,12 @@ def assemble(plan: Plan, sha256: str, tables: Sequence[pa.Table]) -> PlannedBatc
     return PlannedBatch(plan, sha256, batch, event_ids, rejected, duplicates)
 
 
-_Tables = Callable[[Plan], Sequence[pa.Table]]
-_Entry = tuple[str, str, bytes, _Tables]
+_Entry = tuple[str, str, bytes, Plan, Callable[[], Sequence[pa.Table]]]
+"""A plan: the key it was read from, the one where it belongs, its bytes, itself, and what reads its clicks."""
 
 
 def _found(archive: Archive, after: int) -> Iterator[_Entry]:
-    """Of each plan from `after` + 1 on: the key it was read from, the one where it belongs, its bytes, its clicks."""
+    """Each plan from `after` + 1 on."""
     while (first := _first_plan(archive, after)) is not None and first != after + 1:
         last = after
         for seq, entry in _archived(archive, after):
@@ -129,7 +130,9 @@ def _found(archive: Archive, after: int) -> Iterator[_Entry]:
             raise _missing(archive, after + 1, archive.layout.plan(first))
         after = last
     for key in _plan_keys(archive, after):
-        yield key, key, _read_plan(archive, key), lambda plan: _staged_tables(archive, plan)
+        data = _read_plan(archive, key)
+        plan = plans.decode(data, key)
+        yield key, key, data, plan, partial(_staged_tables, archive, plan)
 
 
 def _first_plan(archive: Archive, after: int) -> int | None:
@@ -160,10 +163,15 @@ def _archived(archive: Archive, after: int) -> Iterator[tuple[int, _Entry]]:
         raise StoreRefused(f"{key} holds {len(lines)} plans, not {ARCHIVE_GROUP}: restore it from a backup")
     tables = _archived_tables(archive, clicks)
     for seq, line in enumerate(lines, first):
-        found = _next_tables(tables, plans.decode(line, key), clicks)
+        plan = plans.decode(line, key)
+        found = _next_tables(tables, plan, clicks)
         if seq > after:
-            place = archive.layout.plan(seq)
-            yield seq, (key, place, line, lambda _plan, found=found: found)  # type: ignore[misc]
+            yield seq, (key, archive.layout.plan(seq), line, plan, partial(_as_it_is, found))
+
+
+def _as_it_is(tables: Sequence[pa.Table]) -> Sequence[pa.Table]:
+    """Of clicks that were read already."""
+    return tables
 
 
 def _archived_tables(archive: Archive, key: str) -> Iterator[pa.Table]:

@@ -28,11 +28,10 @@ KEPT_MIN = 3
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the store says: which version serves, the newest one, and all numbers."""
+    """What the store says: which version is to serve, and what is recorded of the newest one."""
 
-    known: Known
+    serving: int
     newest: Version
-    numbers: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,7 @@ class Keeper:
     def _heed(self, seen: Seen | None) -> None:
         if seen is None:
             return
-        self._succession.want(seen.known.serving.version)
+        self._succession.want(seen.serving)
         if self._retraining is not None:
             self._retraining.heed(seen.newest, self._succession.serving)
 
@@ -108,7 +107,7 @@ class Keeper:
         except HeadraceError as error:
             log.warning("cannot look which version is to serve, asking again", error=str(error))
             return None
-        return Seen(known, newest, numbers)
+        return Seen(known.serving.version, newest)
 
     def _tidy(self, known: Known, numbers: Sequence[int], newest: Version) -> None:
         """Remove the checkpoints of versions that nobody goes back to. Their records stay."""

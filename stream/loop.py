@@ -131,8 +131,7 @@ class Loop:
     @property
     def idle(self) -> bool:
         """Nothing buffered, nothing being committed or learned."""
-        busy = self._batcher.rows or self._committing or self._reviving or self._checkpointing
-        return not busy and not self.model.learner.in_flight()
+        return not self._batcher.rows and self.quiet
 
     @property
     def exhausted(self) -> bool:

@@ -121,13 +121,11 @@ def retrain(
     as_json: Json = False,
 ) -> None:
     """Ask the running service for a full retrain; the new version takes over if it is no worse on live clicks."""
-    from stream.admin import request_of
-
     opened, layout = _open(store, lineage)
     if cancel:
         version = _cancel(opened, layout)
     else:
-        request = request_of(uuid.uuid4().hex, since, epochs or 0, reason, "headrace retrain")
+        request = versions.request_of(uuid.uuid4().hex, since, epochs or 0, reason, "headrace retrain")
         version = versions.ask(opened, layout, request)
         if not as_json:
             typer.echo(f"asked for version {version.number}: a running service begins within seconds")

@@ -10,18 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from stream import bounded
+from stream import bounded, stamps
 from stream.errors import ConfigError, NotFound, PreconditionFailed, StoreRefused
 from stream.naming import FIRST_VERSION, VERSION_MAX, Layout
 from stream.ports import ObjectStore
 
-FORMAT = 1
 HISTORY_MAX = 100
 """Versions that a rollback can go back over."""
+EPOCHS_MAX = 1000
+REASON_CHARACTERS_MAX = 1000
 Outcome = Literal["promoted", "kept", "failed", "cancelled"]
 OUTCOMES: tuple[Outcome, ...] = ("promoted", "kept", "failed", "cancelled")
 _Record = TypeVar("_Record", bound=msgspec.Struct)
@@ -203,6 +205,20 @@ def overview(store: ObjectStore, layout: Layout) -> dict[str, Any]:
     known = read_serving(store, layout)
     found = [read(store, layout.of_version(number)).to_dict() for number in reversed(numbers(store, layout))]
     return {"lineage": layout.lineage, "serving": msgspec.to_builtins(known.serving), "versions": found}
+
+
+def request_of(key: str, since: object, epochs: int, reason: str, by: str) -> Request:
+    """A request for a retrain, checked. Raises ConfigError naming what is wrong."""
+    if not 0 <= epochs <= EPOCHS_MAX:
+        raise ConfigError(f"epochs={epochs}: a whole number from 1 to {EPOCHS_MAX}")
+    if len(reason) > REASON_CHARACTERS_MAX:
+        raise ConfigError(f"the reason has more than {REASON_CHARACTERS_MAX} characters")
+    try:
+        since_ms = 0 if since is None else stamps.read(since, 0)
+    except stamps.Refused as error:
+        raise ConfigError(f"since={since!r}: {error}") from error
+    asked = datetime.now(UTC).isoformat(timespec="seconds")
+    return Request(key, reason, since_ms, epochs, asked, by)
 
 
 def ask(store: ObjectStore, layout: Layout, request: Request) -> Version:

@@ -145,6 +145,11 @@ def ray_config(settings: Settings) -> RayConfig:
     return RayConfig(ray.address or None, ray.namespace, ray.num_cpus, ray.object_store_bytes)
 
 
+def spare_cpus(settings: Settings) -> float:
+    """What an actor beside the live one reserves: in a Ray of our own nobody else wants a CPU, and it must not wait."""
+    return 0.0 if ray_config(settings).is_ours else 1.0
+
+
 def lessons(settings: Settings, store: ObjectStore) -> Lessons:
     """How new versions are trained."""
     retrain = settings.retrain
@@ -157,7 +162,7 @@ def lessons(settings: Settings, store: ObjectStore) -> Lessons:
         retrain.proof_clicks,
         retrain.proof_seconds,
         settings.train.clickstream_key if retrain.clickstream else "",
-        0.0 if ray_config(settings).is_ours else 1.0,
+        spare_cpus(settings),
     )
 
 
