@@ -221,6 +221,7 @@ def cron_jobs() -> Schema:
         incremental=cron(),
         full=cron(),
         retrain=cron(since=text(), epochs=maybe(count(1, 1000))),
+        backup=cron(resources=KUBERNETES),
         timeZone=text(),
         suspend=BOOL,
         startingDeadlineSeconds=count(10),

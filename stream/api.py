@@ -1,6 +1,6 @@
 """The HTTP door: metrics, health, recommendations. Reads, never writes; up while Kafka, store and learner are down.
 
-    GET /metrics                      Prometheus's text format
+    GET /metrics                      OpenMetrics, or Prometheus's text format
     GET /healthz                      200 while the loop turns, else 503: restart me
     GET /readyz                       200 when events are being learned, else 503 with the reasons
     GET /v1/recommend?user=U&n=N      the best N items, with the model's number and age
@@ -72,8 +72,8 @@ class HttpConfig:
 class RenderingMeter(Meter, Protocol):
     """A meter that can print itself."""
 
-    def render(self) -> bytes:
-        """Prometheus's text format."""
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """OpenMetrics or Prometheus's text format, as an Accept header asks; and of which content type it is."""
 
 
 Recommend = Callable[[str, int], Answer]
@@ -132,9 +132,10 @@ class _Pages:
         """Let the workers end once they are done."""
         self._workers.shutdown(wait=False, cancel_futures=True)
 
-    async def metrics(self, _request: Request) -> Response:
+    async def metrics(self, request: Request) -> Response:
         self._meter.set("headrace_ready", self._ready(self._health()))
-        return Response(self._meter.render(), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
+        page, content_type = self._meter.render(request.headers.get("accept", ""))
+        return Response(page, headers={"content-type": content_type})
 
     async def healthz(self, _request: Request) -> Response:
         health = self._health()

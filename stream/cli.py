@@ -26,6 +26,7 @@ import typer  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 
+from stream.backup.command import backup  # noqa: E402
 from stream.errors import EXIT_CODES, ConfigError, HeadraceError  # noqa: E402
 from stream.letterbox import app as letterbox  # noqa: E402
 from stream.models import app as models  # noqa: E402
@@ -260,6 +261,7 @@ def verify(store: Store = None, lineage: Lineage = None, as_json: Json = False) 
         raise typer.Exit(1)
 
 
+app.command()(backup)
 app.command()(retrain)
 app.add_typer(models, name="models")
 app.add_typer(letterbox, name="dlq")

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, get_args
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics import MetricWrapperBase
 
 from stream.events import CutReason, RejectReason
@@ -252,9 +253,17 @@ class PrometheusMeter:
         """Record one observation. Raises `ValueError` as `add` does."""
         self._child(check(name, ("histogram",), labels), labels).observe(value)
 
-    def render(self) -> bytes:
-        """Everything in Prometheus's text format, version 0.0.4, UTF-8."""
-        return prometheus_client.generate_latest(self.registry)
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """Everything, and of which content type it is.
+
+        `accept`: an Accept header. Prometheus asks for OpenMetrics by it; who asks for nothing in particular gets
+        Prometheus's text format, version 0.0.4.
+        """
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is no number
+            encode, content_type = choose_encoder("")
+        return encode(self.registry), content_type
 
     def value(self, name: str, **labels: str) -> float:
         """What a counter or gauge stands at, for the demo and for tests; 0 before it was touched."""
@@ -311,7 +320,8 @@ _INTRODUCTION: Final = """# Metrics
 
 Made by `python -m stream.metrics`; do not edit.
 
-`GET /metrics` answers them in Prometheus's text format, beside the process's own (`process_*`). Counters begin at 0 at
+`GET /metrics` answers them as OpenMetrics to who asks for it, as Prometheus does, and else in Prometheus's text format;
+beside the process's own (`process_*`). Counters begin at 0 at
 the start of the service and go on across a restart of the learner; a gauge appears when it is first measured. No label
 ever holds a user or an item.
 

@@ -74,7 +74,7 @@ def decode(data: bytes, name: str) -> pa.Table:
         raise StoreRefused(f"{name} is not a staged object of Headrace: {error}") from error
 
 
-def digest(data: bytes) -> str:
+def digest(data: bytes | memoryview) -> str:
     """Hex SHA-256."""
     return hashlib.sha256(data).hexdigest()
 

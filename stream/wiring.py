@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,28 @@ def open_to_read(settings: Settings) -> ObjectStore:
     if not options.is_s3 and not Path(options.location).is_dir():
         raise ConfigError(f"there is no folder {options.location}: name the one that `headrace run` was given")
     return open_store(settings)
+
+
+def open_backup(settings: Settings) -> ObjectStore:
+    """Where `headrace backup` copies to. Raises `ConfigError` when it is not said."""
+    backup = settings.backup
+    if not backup.to:
+        raise ConfigError("HEADRACE_BACKUP_TO is not set: name a bucket (s3://BUCKET) or a directory, or say --to")
+    if not backup.to.startswith("s3://"):
+        return DirectoryStore(backup.to)
+    own = s3_settings(settings)
+    keys = backup if backup.access_key.get_secret_value() else settings.store
+    return S3Store(
+        replace(
+            own,
+            bucket=backup.to.removeprefix("s3://"),
+            endpoint=backup.endpoint or own.endpoint,
+            access_key=keys.access_key.get_secret_value(),
+            secret_key=keys.secret_key.get_secret_value(),
+            region=backup.region or own.region,
+            ca_file=backup.ca_file or own.ca_file,
+        )
+    )
 
 
 def s3_settings(settings: Settings) -> S3Settings:

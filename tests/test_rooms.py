@@ -33,9 +33,10 @@ ROOMS = {
     "metrics": "stream.metrics",
     "log": "stream.log",
     "audit": "stream.verify.*",
+    "copies": "stream.backup.seen stream.backup.note stream.backup.copying",
     "porch": "stream.settings.* stream.wiring stream.service stream.app stream.cli stream.doctor stream.inspect "
     "stream.explain stream.names stream.resume stream.letterbox stream.models stream.terminal stream.train.* "
-    "stream.retrain.* stream.demo.*",
+    "stream.retrain.* stream.demo.* stream.backup.command",
 }
 INSIDE = {"words", "arithmetic", "model"}
 MAY_IMPORT = {
@@ -53,6 +54,7 @@ MAY_IMPORT = {
     "metrics": {"words", "decisions"},
     "log": {"words"},
     "audit": {"words", "decisions", "audit"},
+    "copies": {"words", "decisions", "copies"},
     "porch": set(ROOMS),
 }
 

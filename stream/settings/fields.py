@@ -28,6 +28,7 @@ MIB: Final = 1 << 20
 MEMORY_MIN: Final = 512 * MIB
 """The process itself takes half of it, whatever its tables hold."""
 _SIZE: Final = TypeAdapter(ByteSize)
+BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _HOST_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 
 
@@ -105,6 +106,16 @@ def check_location(value: str) -> str:
     if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/"):
         raise ValueError("a file URL has three slashes")
     return parts.path
+
+
+def check_backup_place(value: str) -> str:
+    """`s3://BUCKET`, or the path of a directory; a file:// URL becomes a path."""
+    bucket = value.removeprefix("s3://")
+    if bucket == value:
+        return check_location(value)
+    if not BUCKET.fullmatch(bucket):
+        raise ValueError("not a bucket name")
+    return value
 
 
 def check_file(value: str) -> str:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, SecretStr
 
 from model.config import LearnerConfig
 from stream.settings.fields import (
+    BUCKET,
     FILE,
     KEY,
     MEMORY_MIN,
@@ -26,6 +27,7 @@ from stream.settings.fields import (
     Name,
     Priorities,
     Topic,
+    check_backup_place,
     check_brokers,
     check_location,
     check_memory,
@@ -61,7 +63,7 @@ class StoreOptions(Group):
     secret_key: SecretStr = option(
         "Secret key; set both keys or neither.", SecretStr(""), aliases=("MINIO_SECRET_KEY",)
     )
-    bucket: Annotated[str, matching(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", otherwise="not a bucket name")] = option(
+    bucket: Annotated[str, matching(BUCKET.pattern, otherwise="not a bucket name")] = option(
         "Bucket, which must exist.",
         "warehouse",
         aliases=("CLICKSTREAM_S3_BUCKET",),
@@ -92,6 +94,31 @@ class StoreOptions(Group):
     def problems(self) -> Iterable[str]:
         if bool(self.access_key.get_secret_value()) != bool(self.secret_key.get_secret_value()):
             yield "HEADRACE_STORE_ACCESS_KEY and HEADRACE_STORE_SECRET_KEY: set both, or neither"
+
+
+class BackupOptions(Group):
+    """Where `headrace backup` copies a lineage to. What is empty is as in the store itself."""
+
+    to: Annotated[str, AfterValidator(check_backup_place)] = option(
+        "Bucket or directory of the copy: one that holds no lineage of its own.",
+        "",
+        allowed="empty, s3://BUCKET, a directory's path, or file:///path",
+    )
+    endpoint: Annotated[str, AfterValidator(check_url)] = option(
+        "Address of the S3 API of the copy.",
+        "",
+        allowed="empty, host:port, or an http(s) URL without user, password or query",
+    )
+    access_key: SecretStr = option("Access key for the copy.", SecretStr(""))
+    secret_key: SecretStr = option("Secret key for the copy; set both keys or neither.", SecretStr(""))
+    region: Annotated[str, matching(r"[A-Za-z0-9._-]{0,100}", otherwise="not a name")] = option(
+        "Region of the copy.", "", allowed=f"empty, or {NAME}"
+    )
+    ca_file: File = option("CA bundle (PEM) for the endpoint of the copy.", "", allowed=FILE)
+
+    def problems(self) -> Iterable[str]:
+        if bool(self.access_key.get_secret_value()) != bool(self.secret_key.get_secret_value()):
+            yield "HEADRACE_BACKUP_ACCESS_KEY and HEADRACE_BACKUP_SECRET_KEY: set both, or neither"
 
 
 class KafkaOptions(Group):

@@ -26,6 +26,7 @@ from stream.errors import ConfigError
 from stream.settings.fields import MASK, Group, Option, plain
 from stream.settings.options import (
     AdminOptions,
+    BackupOptions,
     HttpOptions,
     KafkaOptions,
     LogOptions,
@@ -95,6 +96,7 @@ class Settings(BaseSettings):
     http: HttpOptions = Field(default_factory=HttpOptions)
     admin: AdminOptions = Field(default_factory=AdminOptions)
     retrain: RetrainOptions = Field(default_factory=RetrainOptions)
+    backup: BackupOptions = Field(default_factory=BackupOptions)
     log: LogOptions = Field(default_factory=LogOptions)
     sources: dict[str, str] = Field(default_factory=dict, repr=False)
 

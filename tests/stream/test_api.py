@@ -207,6 +207,9 @@ def test_metrics(running: Running) -> None:
     }
 
     assert (status, headers["content-type"].split(";")[0]) == (200, "text/plain")
+    asked = running.ask("/metrics", headers={"accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"})
+    assert asked[2]["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert asked[1].endswith("# EOF\n")
     assert counted == {("recommend", "2xx"): 1, ("recommend", "4xx"): 1, ("other", "4xx"): 1}
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from itertools import product
+from math import prod
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from model.config import LearnerConfig
@@ -58,7 +61,7 @@ def use_all(meter: Meter) -> None:
 
 
 def samples(meter: PrometheusMeter) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    families = text_string_to_metric_families(meter.render().decode())
+    families = text_string_to_metric_families(meter.render()[0].decode())
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
 
 
@@ -230,9 +233,62 @@ def test_promtool_is_content() -> None:
         pytest.skip("promtool is absent: apt-get install -y --no-install-recommends prometheus")
     meter = PrometheusMeter()
     use_all(meter)
-    done = subprocess.run([promtool, "check", "metrics"], input=meter.render(), capture_output=True, check=False)
+    page, _ = meter.render()
+    done = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, check=False)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+ASKS = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;q=0.5"
+"""What Prometheus sends."""
+
+
+def test_openmetrics() -> None:
+    """Who asks for it gets it: OpenMetrics' own strict parser reads every family, and its text ends as it must."""
+    meter = PrometheusMeter()
+    use_all(meter)
+    page, content_type = meter.render(ASKS)
+    families = list(openmetrics.text_string_to_metric_families(page.decode()))
+    found = {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
+
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+    assert page.endswith(b"\n# EOF\n")
+    ours = {key: value for key, value in found.items() if key[0].startswith("headrace_")}
+    assert ours == {key: value for key, value in samples(meter).items() if key[0].startswith("headrace_")}
+    assert {family.name for family in families} > {metric.name.removesuffix("_total") for metric in METRICS}
+    assert all(family.documentation for family in families)
+
+
+@pytest.mark.parametrize(
+    "accept", ["", "*/*", "text/plain;version=0.0.4", "text/html", "application/openmetrics-text;version=?"]
+)
+def test_anything_else_is_text(accept: str) -> None:
+    page, content_type = PrometheusMeter().render(accept)
+
+    assert content_type == "text/plain; version=0.0.4; charset=utf-8"
+    assert b"# EOF" not in page
+
+
+def series_most(metric: Metric) -> int:
+    """Series that a metric can have, for one of each of the labels that are no closed list."""
+    labels = prod(len(values) for values in metric.labels.values() if isinstance(values, tuple))
+    return labels * (len(metric.buckets) + 3 if metric.kind == "histogram" else 1)
+
+
+def test_cardinality_is_bounded() -> None:
+    """So many series at most, and one more a partition: a thousand learners are within what one Prometheus takes."""
+    meter = PrometheusMeter()
+    combinations = [
+        (metric, dict(zip(metric.labels, values, strict=True)))
+        for metric in METRICS
+        for values in product(*(v if isinstance(v, tuple) else (SAMPLE[name],) for name, v in metric.labels.items()))
+    ]
+    for metric, labels in combinations:
+        getattr(meter, VERBS[metric.kind])(metric.name, 1.0, **labels)
+    ours = [name for name, _ in samples(meter) if name.startswith("headrace_")]
+
+    assert len(ours) == sum(map(series_most, METRICS)) <= 450
+    assert [metric.name for metric in METRICS if "partition" in metric.labels] == ["headrace_lag_events"]
 
 
 def test_documentation_is_current() -> None:

@@ -86,6 +86,11 @@ with the key and the remedy. */}}
 {{- if ne (empty $access) (empty $secret) -}}
 {{- $problems = append $problems "secrets.HEADRACE_STORE_ACCESS_KEY and secrets.HEADRACE_STORE_SECRET_KEY: give both, or neither where the pod has a role" -}}
 {{- end -}}
+{{- $access := include "headrace.secretRef" (dict "root" . "name" "HEADRACE_BACKUP_ACCESS_KEY") -}}
+{{- $secret := include "headrace.secretRef" (dict "root" . "name" "HEADRACE_BACKUP_SECRET_KEY") -}}
+{{- if ne (empty $access) (empty $secret) -}}
+{{- $problems = append $problems "secrets.HEADRACE_BACKUP_ACCESS_KEY and secrets.HEADRACE_BACKUP_SECRET_KEY: give both, or neither where those of the store will do" -}}
+{{- end -}}
 {{- range $name, $source := dict "storeCa" .Values.tls.storeCa "kafkaCa" .Values.tls.kafkaCa -}}
 {{- if and $source.existingSecret $source.existingConfigMap -}}
 {{- $problems = append $problems (printf "tls.%s has both existingSecret and existingConfigMap: keep one" $name) -}}
@@ -137,7 +142,7 @@ with the key and the remedy. */}}
 {{- if ne $.Values.ray.mode "embedded" -}}
 {{- $problems = append $problems (printf "settings.HEADRACE_STORE=%s is a directory that a learner in another pod does not see: use s3, or ray.mode embedded" $store) -}}
 {{- end -}}
-{{- range $job := list "incremental" "full" "retrain" -}}
+{{- range $job := list "incremental" "full" "retrain" "backup" -}}
 {{- if (index $.Values.cronJobs $job).enabled -}}
 {{- $problems = append $problems (printf "cronJobs.%s.enabled: its pod does not see settings.HEADRACE_STORE=%s, a directory of the learner's: use s3, or disable it" $job $store) -}}
 {{- end -}}
@@ -148,6 +153,9 @@ with the key and the remedy. */}}
 {{- $settings := include "headrace.settings" (dict "root" $ "shard" .) | fromJson -}}
 {{- if and $.Values.cronJobs.retrain.enabled (eq (toString $settings.HEADRACE_RETRAIN_ENABLED) "false") -}}
 {{- $problems = append $problems "cronJobs.retrain.enabled: with settings.HEADRACE_RETRAIN_ENABLED=false no learner would ever do it: enable the one or disable the other" -}}
+{{- end -}}
+{{- if and $.Values.cronJobs.backup.enabled (not (hasPrefix "s3://" (toString $settings.HEADRACE_BACKUP_TO))) -}}
+{{- $problems = append $problems "cronJobs.backup.enabled: settings.HEADRACE_BACKUP_TO must name the bucket that copies go to, as s3://BUCKET: a directory goes with the job's pod" -}}
 {{- end -}}
 {{- end -}}
 {{- toJson (uniq $problems) -}}

@@ -35,13 +35,15 @@ Secret that the chart makes). */}}
 {{/* Which secrets a purpose needs: least of all for each. */}}
 {{- define "headrace.secretNames" -}}
 HEADRACE_STORE_ACCESS_KEY HEADRACE_STORE_SECRET_KEY
+{{- if eq .purpose "backup" }} HEADRACE_BACKUP_ACCESS_KEY HEADRACE_BACKUP_SECRET_KEY{{ end }}
 {{- if has .purpose (list "run" "doctor") }} HEADRACE_KAFKA_SASL_PASSWORD HEADRACE_KAFKA_SSL_KEY_PASSWORD{{ end }}
 {{- if and .root.Values.admin.enabled (has .purpose (list "run" "doctor")) }} HEADRACE_ADMIN_TOKEN{{ end }}
 {{- if and (eq .root.Values.ray.mode "external") (has .purpose (list "run" "doctor")) }} RAY_AUTH_TOKEN{{ end }}
 {{- end -}}
 
-{{/* The environment as a list. Takes root, shard, purpose (run, doctor, store) and maybe own.
-`store`: a job that needs the store alone; Kafka's login would be refused without its password. */}}
+{{/* The environment as a list. Takes root, shard, purpose (run, doctor, store, backup) and maybe own.
+`store`, `backup`: jobs that need the store alone; Kafka's login would be refused without its password. Where copies go
+to is told to who makes them, and to nobody else. */}}
 {{- define "headrace.env" -}}
 {{- $root := .root -}}
 {{- $env := dict -}}
@@ -51,8 +53,9 @@ HEADRACE_STORE_ACCESS_KEY HEADRACE_STORE_SECRET_KEY
 {{- /* The image fills it with its own kernels. Never on a volume that outlives the image: old ones would be in the way. */ -}}
 {{- $_ := set $env "NUMBA_CACHE_DIR" (dict "value" "/tmp/headrace-kernels") -}}
 {{- range $name, $value := include "headrace.settings" . | fromJson -}}
-{{- $skipped := and (eq $.purpose "store") (hasPrefix "HEADRACE_KAFKA_" $name) -}}
-{{- if not (or $skipped (eq (toString $value) "") (kindIs "invalid" $value)) -}}
+{{- $kafka := and (has $.purpose (list "store" "backup")) (hasPrefix "HEADRACE_KAFKA_" $name) -}}
+{{- $backup := and (ne $.purpose "backup") (hasPrefix "HEADRACE_BACKUP_" $name) -}}
+{{- if not (or $kafka $backup (eq (toString $value) "") (kindIs "invalid" $value)) -}}
 {{- $_ := set $env $name (dict "value" (include "headrace.text" $value)) -}}
 {{- end -}}
 {{- end -}}

@@ -1,0 +1,1 @@
+"""A lineage copied into another store, while the service goes on."""
