@@ -1,7 +1,7 @@
 """The Grafana dashboards, written here once: `python helm/dashboards.py` makes helm/headrace/dashboards/*.json anew.
 
-Plain dicts of Grafana's own JSON model (schema 39, Grafana 10 and later). Every query is limited to `$job` and
-`$instance`, every panel says what it shows and what to make of it.
+Plain dicts of Grafana's own JSON model (schema 39, Grafana 10 and later). Every query is limited to `$job`, `$shard`
+and `$instance`, those of a model's quality to `$version` too; every panel says what it shows and what to make of it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 FOLDER = Path(__file__).parent / "headrace" / "dashboards"
 WIDTH = 24
 SCHEMA = 39
-S = '{job=~"$job",instance=~"$instance"}'
+S = '{job=~"$job",shard=~"$shard",instance=~"$instance"}'
 """Of each series asked for."""
 SOURCE = {"type": "prometheus", "uid": "${source}"}
 RED, ORANGE, GREEN = "red", "orange", "green"
@@ -48,19 +48,25 @@ def series(metric: str, more: str = "") -> str:
     return f"{metric}{S[:-1]}{',' if more else ''}{more}}}"
 
 
+def of_version(expression: str) -> str:
+    """A figure of the model, by the version that served when it was taken."""
+    serves = series("headrace_model_info", 'version=~"$version"')
+    return f"{expression} * ignoring (lineage, version) group_left (version) {serves}"
+
+
 def rate(metric: str, more: str = "") -> str:
     return f"rate({series(metric, more)}[$__rate_interval])"
 
 
 def quantile(share: float, histogram: str, by: str = "") -> str:
-    """Of a histogram, by instance and the label `by`."""
-    labels = ", ".join(filter(None, ["le", "instance", by]))
+    """Of a histogram, by learner and the label `by`."""
+    labels = ", ".join(filter(None, ["le", "shard", "instance", by]))
     return f"histogram_quantile({share}, sum by ({labels}) ({rate(f'{histogram}_bucket')}))"
 
 
 def stat(title: str, description: str, unit: str, query: str, **more: Any) -> Panel:
     """One number in its colour."""
-    return Panel(title, description, unit, [(query, "")], kind="stat", width=4, height=5, **more)
+    return Panel(title, description, unit, [(query, "{{shard}}")], kind="stat", width=4, height=5, **more)
 
 
 WAITED = f"time() - {series('headrace_last_trained_timestamp_seconds')}"
@@ -135,7 +141,7 @@ OVERVIEW: Sequence[Sequence[Panel]] = (
             "MRR@20 on a sample of clicks before they are learned, beside popularity on the same: decayed means.",
             "none",
             [
-                (series("headrace_prequential_mrr"), "model"),
+                (of_version(series("headrace_prequential_mrr")), "model, version {{version}}"),
                 (series("headrace_prequential_popularity_mrr"), "popularity"),
             ],
             runbook="HeadraceQualityBelowPopularity",
@@ -179,7 +185,10 @@ LEARNING: Sequence[Sequence[Panel]] = (
             "Nats per click, sampled softmax: of the newest batch, and a decayed mean. It says how learning goes, not "
             "how well the model ranks.",
             "none",
-            [(series("headrace_batch_loss"), "newest batch"), (series("headrace_loss"), "mean")],
+            [
+                (of_version(series("headrace_batch_loss")), "newest batch, version {{version}}"),
+                (of_version(series("headrace_loss")), "mean, version {{version}}"),
+            ],
             runbook="HeadraceLossRises",
         ),
         Panel(
@@ -187,7 +196,7 @@ LEARNING: Sequence[Sequence[Panel]] = (
             "Share of clicks, before they are learned, whose item was among the first 20; beside popularity.",
             "percentunit",
             [
-                (series("headrace_prequential_hit_ratio"), "model"),
+                (of_version(series("headrace_prequential_hit_ratio")), "model, version {{version}}"),
                 (series("headrace_prequential_popularity_hit_ratio"), "popularity"),
             ],
             runbook="HeadraceQualityBelowPopularity",
@@ -432,9 +441,12 @@ def board(name: str) -> dict[str, Any]:
 
 def _variables() -> Iterator[dict[str, Any]]:
     yield {"name": "source", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
-    for name, query in (
-        ("job", "label_values(headrace_build_info, job)"),
-        ("instance", 'label_values(headrace_build_info{job=~"$job"}, instance)'),
+    # Without shards there is no such label, and all of none must match it.
+    for name, query, everything in (
+        ("job", "label_values(headrace_build_info, job)", ".+"),
+        ("shard", 'label_values(headrace_build_info{job=~"$job"}, shard)', ".*"),
+        ("instance", 'label_values(headrace_build_info{job=~"$job",shard=~"$shard"}, instance)', ".+"),
+        ("version", f"label_values({series('headrace_model_info')}, version)", ".+"),
     ):
         yield {
             "name": name,
@@ -444,7 +456,7 @@ def _variables() -> Iterator[dict[str, Any]]:
             "refresh": 2,
             "multi": True,
             "includeAll": True,
-            "allValue": ".+",
+            "allValue": everything,
             "current": {"text": "All", "value": "$__all"},
         }
     yield {"name": "runbooks", "type": "constant", "hide": 2, "query": "docs/runbooks.md"}
@@ -515,7 +527,7 @@ def _drawn(panel: Panel) -> dict[str, Any]:
         "datasource": SOURCE,
         "fieldConfig": {"defaults": defaults, "overrides": []},
         "targets": [
-            {"refId": chr(65 + place), "datasource": SOURCE, "expr": query, "legendFormat": legend or "__auto"}
+            {"refId": chr(65 + place), "datasource": SOURCE, "expr": query, "legendFormat": _legend(legend)}
             for place, (query, legend) in enumerate(panel.queries)
         ],
     }
@@ -524,6 +536,11 @@ def _drawn(panel: Panel) -> dict[str, Any]:
     if panel.runbook:
         drawn["links"] = [{"title": "Runbook", "url": f"${{runbooks}}#{panel.runbook.lower()}", "targetBlank": True}]
     return drawn
+
+
+def _legend(words: str) -> str:
+    """With the shard behind it, which is empty where there are none."""
+    return words if "{{shard}}" in words or "{{instance}}" in words else f"{words} {{{{shard}}}}"
 
 
 def main() -> None:

@@ -199,7 +199,13 @@ def monitoring() -> Schema:
     wanted = one_of("auto", True, False)
     return closed(
         labels=strings(),
-        serviceMonitor=closed(enabled=wanted, interval=text(DURATION), scrapeTimeout=text(DURATION)),
+        serviceMonitor=closed(
+            enabled=wanted,
+            interval=text(DURATION),
+            scrapeTimeout=text(DURATION),
+            relabelings=listed(KUBERNETES),
+            metricRelabelings=listed(KUBERNETES),
+        ),
         rules=closed(enabled=wanted, runbookUrl=text(r"^(https?://\S+)?$")),
         dashboards=closed(enabled=wanted, labels=strings(), annotations=strings()),
     )

@@ -29,6 +29,7 @@ MEMORY_MIN: Final = 512 * MIB
 """The process itself takes half of it, whatever its tables hold."""
 _SIZE: Final = TypeAdapter(ByteSize)
 BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_HOST: Final = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+")
 _HOST_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 
 
@@ -79,7 +80,8 @@ def check_url(value: str) -> str:
     """A full http(s) URL; `minio:9000` means http://minio:9000."""
     url = value if "://" in value or not value else f"http://{value}"
     parts = urlsplit(url)
-    if url and (parts.scheme not in {"http", "https"} or not parts.hostname or "@" in url or parts.query):
+    named = _HOST.fullmatch(parts.netloc.rpartition(":")[0] if re.search(r":\d*\Z", parts.netloc) else parts.netloc)
+    if url and (parts.scheme not in {"http", "https"} or not named or parts.query or re.search(r"[\s@]", url)):
         raise ValueError("not a plain http(s) URL")
     return url.rstrip("/")
 

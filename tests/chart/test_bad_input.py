@@ -152,6 +152,21 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "cronJobs.retrain.enabled: with settings.HEADRACE_RETRAIN_ENABLED=false",
         "disable the other",
     ),
+    "copies without a place": (
+        {"cronJobs": {"backup": {"enabled": True}}},
+        "cronJobs.backup.enabled: settings.HEADRACE_BACKUP_TO must name the bucket",
+        "as s3://BUCKET",
+    ),
+    "copies into the job's own pod": (
+        {"settings": {"HEADRACE_BACKUP_TO": "/copy"}, "cronJobs": {"backup": {"enabled": True}}},
+        "cronJobs.backup.enabled: settings.HEADRACE_BACKUP_TO must name the bucket",
+        "a directory goes with the job's pod",
+    ),
+    "half a key of the copy": (
+        {"secrets": {"HEADRACE_BACKUP_SECRET_KEY": {"existingSecret": "copy"}}},
+        "secrets.HEADRACE_BACKUP_ACCESS_KEY and secrets.HEADRACE_BACKUP_SECRET_KEY",
+        "give both, or neither",
+    ),
     "a variable twice": (
         {"extraEnv": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]},
         "extraEnv has A twice",

@@ -27,9 +27,10 @@ def panels() -> Iterator[tuple[str, dict[str, Any]]]:
         yield from ((name, panel) for panel in dashboards.board(name)["panels"])
 
 
-def queries() -> list[tuple[str, str]]:
-    """(dashboard / panel, query), with what a browser would fill in."""
-    filled = {"$job": ".+", "$instance": ".+", "$__rate_interval": "30s"}
+def queries(**chosen: str) -> list[tuple[str, str]]:
+    """(dashboard / panel, query), with what a browser would fill in: all, but of the variables `chosen`."""
+    variables = {each["name"]: each.get("allValue", "") for each in dashboards.board("overview")["templating"]["list"]}
+    filled = {"$__rate_interval": "30s"} | {f"${name}": value for name, value in (variables | chosen).items()}
     found = []
     for name, panel in panels():
         for target in panel["targets"]:

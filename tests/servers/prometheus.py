@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes one service each second."""
+"""A real Prometheus that scrapes what it is told each second."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,14 @@ class Prometheus:
             return dict(json.load(reply)["data"])
 
 
+def plain(target: str) -> dict[str, Any]:
+    """A scrape of one service (host:port) as job `headrace`."""
+    return {"job_name": "headrace", "static_configs": [{"targets": [target]}]}
+
+
 @contextmanager
-def prometheus(folder: Path, target: str, rules: Path) -> Iterator[Prometheus]:
-    """Scrape `target` (host:port) as job `headrace`, with these rules. Skips the test where none is installed."""
+def prometheus(folder: Path, scrapes: Sequence[Mapping[str, Any]], rules: Path) -> Iterator[Prometheus]:
+    """With these `scrape_configs` and these rules. Skips the test where none is installed."""
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("Prometheus is absent: apt-get install -y --no-install-recommends prometheus")
@@ -51,7 +56,7 @@ def prometheus(folder: Path, target: str, rules: Path) -> Iterator[Prometheus]:
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(rules)],
-        "scrape_configs": [{"job_name": "headrace", "static_configs": [{"targets": [target]}]}],
+        "scrape_configs": list(scrapes),
     }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     log = folder / "prometheus.log"

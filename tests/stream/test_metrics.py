@@ -248,7 +248,7 @@ def test_openmetrics() -> None:
     meter = PrometheusMeter()
     use_all(meter)
     page, content_type = meter.render(ASKS)
-    families = list(openmetrics.text_string_to_metric_families(page.decode()))
+    families = list(openmetrics.text_string_to_metric_families(page.decode()))  # type: ignore[no-untyped-call]
     found = {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
 
     assert content_type.startswith("application/openmetrics-text; version=1.0.0")
