@@ -45,16 +45,16 @@ def _resident(kind: str, count: int) -> int:
     config = LearnerConfig(score_share=0.0, sessions=1024, long_ring=1024)
     warm_up(config)
     learner = Learner(config)
-    _click(learner, kind, 0, FEW)
+    click(learner, kind, 0, FEW)
     gc.collect()
     before = rss_bytes()
     for start in range(FEW, FEW + count, GROW_BATCH):
-        _click(learner, kind, start, min(start + GROW_BATCH, FEW + count))
+        click(learner, kind, start, min(start + GROW_BATCH, FEW + count))
     gc.collect()
     return round((rss_bytes() - before) / count)
 
 
-def _click(learner: Learner, kind: str, start: int, stop: int) -> None:
+def click(learner: Learner, kind: str, start: int, stop: int) -> None:
     """New rows of one kind, one click each, by or on a few of the other."""
     new, few = [f"{row:012d}" for row in range(start, stop)], [f"{row % FEW:012d}" for row in range(start, stop)]
     users, items = (new, few) if kind == "user" else (few, new)

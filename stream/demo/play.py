@@ -80,8 +80,8 @@ def default_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"headrace-demo-{os.getuid()}"
 
 
-def play(plan: Plan, console: Console) -> dict[str, Any]:
-    """Run the demo; answers the figures of its last line."""
+def play(plan: Plan, console: Console, seen: Callable[[Tally], None] = lambda _: None) -> dict[str, Any]:
+    """Run the demo; answers the figures of its last line. `seen`: shown the sums at the end of the stream."""
     started = time.monotonic()
     log.configure("warning")
     clicks, rows = _set_up(plan, console)
@@ -91,6 +91,7 @@ def play(plan: Plan, console: Console) -> dict[str, Any]:
         stage = _stage(plan, rows)
         tally = Tally(len(stage.rows))
         _stream(stage, Screen(console, tally), tally)
+        seen(tally)
         result = _results(stage, tally)
         console.print("\nFolding the same plans once more, without interruption, in a second learner...")
         result["identical_after_kill"] = _folds_to_same(stage, console)

@@ -100,30 +100,9 @@ class Screen:
             return
         self._drawn = now
         if self._live is not None:
-            self._live.update(self._table(), refresh=True)
+            self._live.update(table(self._tally), refresh=True)
         else:
             self._console.print(self._line(), highlight=False, soft_wrap=True)
-
-    def _table(self) -> Table:
-        tally, quality = self._tally, self._tally.quality()
-        table = Table.grid(padding=(0, 2))
-        rows = [
-            ("events", f"{tally.trained:,} of {tally.events:,}", f"{tally.events_per_second:,.0f} a second"),
-            ("users", f"{tally.users:,}", f"{tally.new_users:,} new in the last batch"),
-            ("items", f"{tally.items:,}", f"{tally.new_items:,} new in the last batch"),
-            ("loss", f"{tally.loss:.3f}", "nats, decayed mean"),
-            ("HR@20", f"{quality['hr20']:.4f}", f"popularity alone {quality['hr20_popularity']:.4f}"),
-            ("MRR@20", f"{quality['mrr20']:.4f}", f"popularity alone {quality['mrr20_popularity']:.4f}"),
-            (
-                "batches",
-                f"{tally.batches:,}",
-                f"checkpoints {tally.checkpoints}, learner revived {tally.revivals} times",
-            ),
-            ("freshness", f"{tally.delay * 1000:.0f} ms", "from arrival to learned"),
-        ]
-        for name, value, note in rows:
-            table.add_row(f"[dim]{name}[/]", f"[bold]{value}[/]", f"[dim]{note}[/]")
-        return table
 
     def _line(self) -> str:
         tally, quality = self._tally, self._tally.quality()
@@ -134,3 +113,22 @@ class Screen:
             f"  MRR@20 {quality['mrr20']:.4f} (popularity {quality['mrr20_popularity']:.4f})"
             f"  checkpoints {tally.checkpoints}  freshness {tally.delay * 1000:.0f} ms"
         )
+
+
+def table(tally: Tally) -> Table:
+    """The live table as it is now."""
+    quality = tally.quality()
+    drawn = Table.grid(padding=(0, 2))
+    rows = [
+        ("events", f"{tally.trained:,} of {tally.events:,}", f"{tally.events_per_second:,.0f} a second"),
+        ("users", f"{tally.users:,}", f"{tally.new_users:,} new in the last batch"),
+        ("items", f"{tally.items:,}", f"{tally.new_items:,} new in the last batch"),
+        ("loss", f"{tally.loss:.3f}", "nats, decayed mean"),
+        ("HR@20", f"{quality['hr20']:.4f}", f"popularity alone {quality['hr20_popularity']:.4f}"),
+        ("MRR@20", f"{quality['mrr20']:.4f}", f"popularity alone {quality['mrr20_popularity']:.4f}"),
+        ("batches", f"{tally.batches:,}", f"checkpoints {tally.checkpoints}, learner revived {tally.revivals} times"),
+        ("freshness", f"{tally.delay * 1000:.0f} ms", "from arrival to learned"),
+    ]
+    for name, value, note in rows:
+        drawn.add_row(f"[dim]{name}[/]", f"[bold]{value}[/]", f"[dim]{note}[/]")
+    return drawn

@@ -1,0 +1,128 @@
+"""What Headrace takes of memory, store and processor, by the unit: the figures of docs/operate.md.
+
+`memory` and `checkpoint`: bytes by user and by item, each clicked once, at the default width, ids of twelve characters.
+`store`: a stream is replayed through the product's own service (`headrace run --replay`, default batches), whose plans
+are collected and archived as soon as may be; then the files of its directory store are counted. Two streams: real
+purchases, without event ids; and made-up clicks with event ids of sixteen characters, which do not compress.
+`events_per_cpu_second`: of that run, all processes and the Parquet reader included, no Kafka (`bench.pipeline` has it).
+
+    python -m bench.sizing --json [--rows N] [--events N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bench.common import click_messages, lacking, machine, say, show
+from bench.rows import click, row_bytes
+from model.batch import Strings
+from model.config import LearnerConfig
+from model.learner import Learner
+from stream.demo.data import purchases
+from stream.errors import ConfigError
+from stream.events import Position, Totals
+from stream.host import HostConfig, LearnerHost
+from stream.naming import Layout
+from stream.store.directory import DirectoryStore
+
+HEADRACE = str(Path(sys.executable).with_name("headrace"))
+FEW = 1000
+
+
+def main() -> None:
+    options = _options()
+    memory = {kind: each["resident"] for kind, each in row_bytes(options.rows).items()}
+    say(f"bytes of memory by row: {memory}")
+    checkpoint = {kind: checkpoint_bytes(kind, options.rows) for kind in memory}
+    say(f"bytes of a checkpoint by row: {checkpoint}")
+    store = {name: stored(name, options.events) for name in ("purchases", "with event ids")}
+    show(
+        {"memory": memory, "checkpoint": checkpoint, "store": store, "dim": LearnerConfig().dim, **machine()},
+        as_json=options.json,
+    )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=200_000, help="users, and items, that are measured")
+    parser.add_argument("--events", type=int, default=700_000, help="of each stream; 64 full batches are an archive")
+    parser.add_argument("--json", action="store_true", help="one object on standard output")
+    return parser.parse_args()
+
+
+def checkpoint_bytes(kind: str, count: int) -> int:
+    """By how many bytes a checkpoint is larger for each of `count` more rows of that kind."""
+    with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
+        host = LearnerHost(HostConfig(LearnerConfig(), Layout("headrace", "bench"), DirectoryStore(folder), 0))
+        learner, sizes = Learner(LearnerConfig()), []
+        for seq, (start, stop) in enumerate(((0, FEW), (FEW, FEW + count))):
+            click(learner, kind, start, stop)
+            host.begin_with(learner, Position(seq, "", 0, {}, Totals(), Strings.of([])))
+            host.begin_checkpoint()
+            sizes.append(host.finish_checkpoint().size)
+    return round((sizes[1] - sizes[0]) / count)
+
+
+def stored(name: str, events: int) -> dict[str, float]:
+    """Bytes in the store by event, of a stream that was replayed to its end."""
+    with tempfile.TemporaryDirectory(prefix="headrace-bench-") as made:
+        folder = Path(made)
+        clicks = _clicks(name, events, folder)
+        env = {
+            **{key: value for key, value in os.environ.items() if not key.startswith(("HEADRACE_", "RAY_"))},
+            "HEADRACE_STREAM_CHECKPOINTS_KEPT": "1",
+            "HEADRACE_STREAM_CHECKPOINT_BATCHES": "16",
+            "HEADRACE_STREAM_GC_GRACE_SECONDS": "0",
+            "HEADRACE_HTTP_PORT": "0",
+        }
+        before = _children_seconds()
+        argv = [HEADRACE, "run", "--replay", str(clicks), "--store", str(folder / "store")]
+        subprocess.run(argv, env=env, check=True, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return _counted(folder / "store", events) | {
+            "events_per_cpu_second": round(events / (_children_seconds() - before)),
+        }
+
+
+def _clicks(name: str, events: int, folder: Path) -> Path:
+    if name == "purchases":
+        try:
+            return purchases(folder, events, 0).path
+        except ConfigError as error:
+            raise lacking(str(error)) from error
+    path = folder / "clicks.jsonl"
+    path.write_bytes(b"\n".join(click_messages(events, None)))
+    return path
+
+
+def _counted(root: Path, events: int) -> dict[str, float]:
+    """Of plans and staged objects that are still there, and of the archive."""
+    home = root / "headrace" / "lineage" / "main"
+    documents = [path.read_bytes() for path in sorted((home / "plan").iterdir())]
+    ranges = [each for data in documents for each in json.loads(data)["plan"]["ranges"] if each["staged"]]
+    rows = sum(each["staged"]["rows"] for each in ranges)
+    archive = [path.stat().st_size for path in (home / "archive").iterdir()]
+    if not archive or not rows:
+        raise SystemExit("nothing was archived: more --events")
+    return {
+        "staged_bytes_per_event": round(sum(each["staged"]["size"] for each in ranges) / rows, 1),
+        "plan_bytes_per_event": round(sum(map(len, documents)) / rows, 2),
+        "archived_bytes_per_event": round(sum(archive) / (events - rows), 1),
+        "objects_per_batch": round((len(ranges) + len(documents)) / len(documents), 1),
+    }
+
+
+def _children_seconds() -> float:
+    """Processor time of all children that have ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+if __name__ == "__main__":
+    main()
