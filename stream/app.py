@@ -138,6 +138,7 @@ def _service(
         settings.stream.resume_from,
         RetrainPolicy(settings.retrain.margin, settings.retrain.proof_clicks),
         settings.retrain.versions_kept,
+        wiring.drift_policy(settings),
     )
     learner = RayLearner(config, wanted_fault())
     doors = Doors(

@@ -29,7 +29,7 @@ class Figures:
     """Feeds the meter. `seq`: the newest plan learned; `trained_at`: when, in seconds since the epoch, 0 if never.
 
     `told` is given each report that counts: once for each plan. `delay`: seconds from the arrival of the newest learned
-    batch's first message to its being learned.
+    batch's first message to its being learned. `drift`: scores by signal, after the newest plan.
     """
 
     def __init__(self, meter: Meter, clock: Clock, told: Callable[[LearnReport], None] = lambda _: None) -> None:
@@ -41,6 +41,7 @@ class Figures:
         self._counted = sys.maxsize  # until the lineage is ours, all that is learned was learned before
         self._pending: dict[int, tuple[int, int, float]] = {}
         self.delay = 0.0
+        self.drift: Mapping[str, float] = {}
         self._newest_ms = 0
 
     def opened(self, seq: int, epoch: int) -> None:
@@ -140,6 +141,7 @@ class Figures:
         for name, value in report.quality.items():
             if not math.isnan(value):
                 self._meter.set(_QUALITY[name], value)
+        self.drift = report.drift
         for signal, score in report.drift.items():
             self._meter.set("headrace_drift_score", score, signal=signal)
         for table, rows in report.rows.items():

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import structlog
 
 from stream import checkpoint, versions
+from stream.drifting import DriftPolicy, DriftWatch
 from stream.errors import HeadraceError
 from stream.figures import Figures
 from stream.naming import MANIFEST, Layout
 from stream.ports import Clock, Executor, ObjectStore
 from stream.retraining import Progress, Retraining
 from stream.succession import Succession
-from stream.versions import Known, Version
+from stream.versions import Known, Request, Version
 
 log = structlog.get_logger()
 LOOK_SECONDS = 5.0
@@ -36,7 +38,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What the keeper works with. `kept`: newest retrained versions whose checkpoints stay."""
+    """What the keeper works with. `kept`: newest versions whose checkpoints stay; `drift`: when a retrain is due."""
 
     store: ObjectStore
     layout: Layout
@@ -44,6 +46,7 @@ class Watch:
     clock: Clock
     figures: Figures
     kept: int = KEPT_MIN
+    drift: DriftPolicy = field(default_factory=DriftPolicy)
 
 
 class Keeper:
@@ -56,6 +59,7 @@ class Keeper:
         self._looking: Future[Seen | None] | None = None
         self._looked = -LOOK_SECONDS
         self._tidied: frozenset[int] = frozenset()
+        self._drift = DriftWatch(watch.drift)
         watch.figures.serves(watch.layout)
 
     @property
@@ -74,13 +78,14 @@ class Keeper:
             self._watch.figures.serves(self._watch.layout.of_version(self._succession.serving))
         if self._retraining is not None:
             self._retraining.turn(now)
+            self._drift.see(self._watch.figures.drift, now)
         if self._looking is not None:
             if self._looking.done():
                 looking, self._looking = self._looking, None
                 self._heed(looking.result())
         elif now - self._looked >= LOOK_SECONDS:
             self._looked = now
-            self._looking = self._watch.executor.submit(self._look)
+            self._looking = self._watch.executor.submit(self._look, self._drift.due(now))
 
     def close(self) -> None:
         """End what was begun; the store knows of it, and the next process goes on. Idempotent."""
@@ -95,8 +100,8 @@ class Keeper:
         if self._retraining is not None:
             self._retraining.heed(seen.newest, self._succession.serving)
 
-    def _look(self) -> Seen | None:
-        """None when the store does not tell; it is asked again."""
+    def _look(self, drift: str) -> Seen | None:
+        """None when the store does not tell; it is asked again. `drift`: why a retrain is due, if one is."""
         watch = self._watch
         try:
             known = versions.read_serving(watch.store, watch.layout)
@@ -104,10 +109,28 @@ class Keeper:
             newest = versions.read(watch.store, watch.layout.of_version(numbers[-1]))
             if not self.busy:
                 self._tidy(known, numbers, newest)
+            if drift and self._may_ask(known, newest):
+                request = Request(f"drift {newest.number + 1}", drift, asked=self._now(), by="drift")
+                newest = versions.ask(watch.store, watch.layout, request)
+                log.warning("the stream has drifted, a retrain is asked for", version=newest.number, why=drift)
         except HeadraceError as error:
             log.warning("cannot look which version is to serve, asking again", error=str(error))
             return None
         return Seen(known.serving.version, newest)
+
+    def _may_ask(self, known: Known, newest: Version) -> bool:
+        """Whether the last retrain is over, and was asked for long enough ago; and its outcome could serve."""
+        if newest.open or known.serving.pinned:
+            return False
+        asked = newest.request.asked if newest.request is not None else ""
+        try:
+            since = datetime.fromisoformat(asked).timestamp() if asked else 0.0
+        except ValueError:  # of a request that somebody wrote by hand
+            since = 0.0
+        return abs(self._watch.clock.now() - since) >= self._watch.drift.pause_seconds
+
+    def _now(self) -> str:
+        return datetime.fromtimestamp(self._watch.clock.now(), UTC).isoformat(timespec="seconds")
 
     def _tidy(self, known: Known, numbers: Sequence[int], newest: Version) -> None:
         """Remove the checkpoints of versions that nobody goes back to. Their records stay."""

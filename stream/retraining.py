@@ -91,6 +91,7 @@ class Retraining:
         self._version: Version | None = None
         self._job: Future[Progress | Trained | None] | None = None
         self._polled = office.clock.monotonic()
+        self._attempt = 0
         self.progress: Progress | None = None
         office.meter.set("headrace_retrain_running", 0)
 
@@ -123,8 +124,18 @@ class Retraining:
             self._job = self._office.executor.submit(self._trainer.poll)
 
     def close(self) -> None:
-        """Leave the training to the next process. Idempotent."""
+        """Leave the training to the next process, which begins it anew. Idempotent.
+
+        What is broken off here is no attempt that failed: any number of upgrades must not end a training.
+        """
         self._trainer.close()
+        attempt, self._attempt = self._attempt, 0
+        if self._version is not None and attempt:
+            layout = self._office.layout.of_version(self._version.number)
+            try:
+                versions.forget_attempt(self._office.store, layout, attempt)
+            except HeadraceError as error:  # it counts, then
+                log.warning("the store does not take back an attempt to retrain", error=str(error))
 
     def _settle(self, job: Future[Progress | Trained | None]) -> None:
         version = self._version
@@ -177,7 +188,7 @@ class Retraining:
 
     def _end(self) -> None:
         self._trainer.close()
-        self._version, self.progress = None, None
+        self._version, self.progress, self._attempt = None, None, 0
         self._office.meter.set("headrace_retrain_running", 0)
 
     def _begin(self, version: Version, serving: int) -> Progress | Trained | None:
@@ -189,8 +200,8 @@ class Retraining:
             self._close(version, Result("failed", why, self._now()))
             return None
         self._trainer.begin(layout, serving, version.request or Request(""))
-        attempt = versions.note_attempt(office.store, layout)
-        log.info("retraining from scratch", version=version.number, attempt=attempt, serving=serving)
+        self._attempt = versions.note_attempt(office.store, layout)
+        log.info("retraining from scratch", version=version.number, attempt=self._attempt, serving=serving)
         return Progress()
 
     def _conclude(self, version: Version, trained: Trained) -> None:

@@ -18,6 +18,7 @@ from stream.collector import Collector
 from stream.committer import Committer, Desk
 from stream.decode import DecodeRules
 from stream.dedupe import Window
+from stream.drifting import DriftPolicy
 from stream.errors import Conflict, DrainIncomplete, LearnerFailed, LearnerLost, StoreUnavailable
 from stream.events import LearnReport, Recommendation
 from stream.figures import Figures
@@ -83,6 +84,7 @@ class Orders:
     resume: Resume = "stop"
     retrain: RetrainPolicy = field(default_factory=RetrainPolicy)
     versions_kept: int = KEPT_MIN
+    drift: DriftPolicy = field(default_factory=DriftPolicy)
 
 
 class Service:
@@ -183,7 +185,7 @@ class Service:
         if doors.trainer is not None:
             office = Office(doors.store, orders.layout, orders.retrain, pool, clock, doors.meter)
             retraining = Retraining(office, doors.trainer)
-        watch = Watch(doors.store, orders.layout, pool, clock, self.figures, orders.versions_kept)
+        watch = Watch(doors.store, orders.layout, pool, clock, self.figures, orders.versions_kept, orders.drift)
         wings = Wings(doors.learners, archive, pool, clock, self._give_up.is_set)
         return Keeper(watch, Succession(wings, loop), retraining)
 

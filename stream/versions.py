@@ -249,10 +249,15 @@ def _running(version: Version) -> RetrainRunning:
 
 def note_attempt(store: ObjectStore, layout: Layout) -> int:
     """Training of the layout's version begins; answers for which time."""
-    number = sum(1 for _ in _attempts(store, layout)) + 1
+    number = max((_attempt_of(key) for key in _attempts(store, layout)), default=0) + 1
     with suppress(PreconditionFailed):
         store.put(f"{layout.record('attempt')}.{number}", b"{}", if_absent=True)
     return number
+
+
+def forget_attempt(store: ObjectStore, layout: Layout, number: int) -> None:
+    """It was broken off by an orderly end of the service, and says nothing against the training."""
+    store.delete(f"{layout.record('attempt')}.{number}")
 
 
 def close(store: ObjectStore, layout: Layout, result: Result) -> Result:
@@ -276,6 +281,11 @@ def _once(store: ObjectStore, key: str, record: _Record) -> _Record:
 
 def _attempts(store: ObjectStore, layout: Layout) -> Iterator[str]:
     return (info.key for info in store.list(f"{layout.record('attempt')}."))
+
+
+def _attempt_of(key: str) -> int:
+    number = key.rpartition(".")[2]
+    return int(number) if number.isdecimal() else 0
 
 
 def _read(store: ObjectStore, key: str, kind: type[_Record]) -> _Record | None:

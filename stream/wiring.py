@@ -15,6 +15,7 @@ from stream.api import HttpConfig
 from stream.batching import CutPolicy, PressurePolicy
 from stream.breaker import BreakerPolicy
 from stream.decode import DecodeRules
+from stream.drifting import DriftPolicy
 from stream.errors import ConfigError
 from stream.kafka.link import KafkaSettings
 from stream.loop import Rhythm
@@ -187,6 +188,11 @@ def lessons(settings: Settings, store: ObjectStore) -> Lessons:
         settings.train.clickstream_key if retrain.clickstream else "",
         spare_cpus(settings),
     )
+
+
+def drift_policy(settings: Settings) -> DriftPolicy:
+    retrain = settings.retrain
+    return DriftPolicy(retrain.drift_score, retrain.drift_seconds, retrain.drift_pause_seconds)
 
 
 def http_config(settings: Settings) -> HttpConfig:

@@ -8,6 +8,7 @@ from typing import Any
 
 from model.config import LearnerConfig
 from stream.batching import CutPolicy
+from stream.drifting import DriftPolicy
 from stream.errors import LearnerLost
 from stream.history import Archive
 from stream.host import HostConfig, LearnerHost
@@ -88,6 +89,7 @@ class Rig:
     topic: str = "clicks"
     version: int = 1
     trains: bool = False
+    drift: DriftPolicy = field(default_factory=DriftPolicy)
     config: HostConfig = field(init=False)
     trainer: InlineTrainer = field(init=False)
     learner: InlineLearner = field(init=False)
@@ -104,7 +106,7 @@ class Rig:
         if self.trains:
             doors = replace(doors, learners=self._another, trainer=self.trainer)
         policy = RetrainPolicy(margin=0.5, clicks=10)
-        orders = Orders(layout, self.topic, rhythm=self.rhythm, window=self.window, retrain=policy)
+        orders = Orders(layout, self.topic, rhythm=self.rhythm, window=self.window, retrain=policy, drift=self.drift)
         self.service = Service(doors, orders, lambda *_: InlineExecutor())
 
     def run(self, each_turn: Callable[[], None] = lambda: None) -> None:

@@ -20,7 +20,7 @@ ROOMS = {
     "model.health",
     "decisions": "stream.decode stream.letters stream.stamps stream.batching stream.dedupe stream.naming stream.policy "
     "stream.plans stream.bounded stream.thrift stream.footer stream.parquet stream.staged stream.checkpoint "
-    "stream.partfiles stream.breaker stream.lineage stream.probe stream.held stream.versions",
+    "stream.partfiles stream.breaker stream.drifting stream.lineage stream.probe stream.held stream.versions",
     "corridor": "stream.aside stream.patience stream.refetch stream.planner stream.committer stream.history "
     "stream.recovery stream.opening stream.collector stream.figures stream.gate stream.loop stream.succession "
     "stream.retraining stream.keeper",

@@ -393,6 +393,17 @@ class RetrainOptions(Group):
     clickstream: bool = option(
         "Learn the batch contract's object of all clicks first, those from before the stream began.", default=True
     )
+    drift_score: float = option(
+        "Retrain by itself when a signal of drift (headrace_drift_score) is so many standard deviations from its "
+        "long-term mean, and stays there; 4 is where the alert rings. 0: never.",
+        0.0,
+        ge=0,
+        le=1000,
+    )
+    drift_seconds: float = option("How long it must stay there.", 900, unit="s", ge=0, le=604_800)
+    drift_pause_seconds: float = option(
+        "Not so soon after the last retrain, whoever asked for that.", 86_400, unit="s", ge=60, le=31_536_000
+    )
     versions_kept: int = option(
         "Newest versions whose checkpoints stay, to go back to.", 3, unit="versions", ge=3, le=1000
     )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from stream import checkpoint, versions
+from stream.drifting import DriftPolicy
 from stream.errors import Fenced, LearnerLost, StoreRefused, StoreUnavailable
+from stream.events import LearnReport
 from stream.history import Archive
 from stream.host import LearnerHost
 from stream.metrics import PrometheusMeter
@@ -23,7 +26,7 @@ from stream.retraining import Progress, RetrainPolicy
 from stream.verify.verdict import Options
 from stream.verify.walk import prove
 from stream.versions import Duel, Request, Result, Serving, Version
-from tests.fakes import InlineLearner, MemoryStore
+from tests.fakes import FakeClock, InlineLearner, MemoryStore
 from tests.rigs import LAYOUT, MODEL, RHYTHM, Rig, clicks, folded
 
 SECOND = LAYOUT.of_version(2)
@@ -231,6 +234,85 @@ def test_a_training_that_dies_is_begun_again() -> None:
 
     assert play.serving == 2
     assert versions.read(play.store, SECOND).attempts == 3
+
+
+def test_an_orderly_end_is_no_failed_attempt() -> None:
+    """Upgrades in the middle of a training, however many: it begins anew in the next process, and is not given up."""
+    play = Play({12: ask_slowly}, rows=1200).run()
+    for rows in (1600, 2000, 2400):
+        play.rig.service.close()
+        assert versions.read(play.store, SECOND).attempts == 0
+        play = Play({1: slow}, play.store, rows=rows).run()
+        assert versions.read(play.store, SECOND).open
+    play.rig.service.close()
+
+    assert Play({}, play.store, rows=2800).run().serving == 2
+
+
+def test_an_end_that_nobody_ordered_is_one() -> None:
+    """A service that was killed while a version trained may have been killed by that."""
+    play = Play({12: ask_slowly}, rows=1200).run()
+
+    assert versions.read(play.store, SECOND).attempts == 1
+
+
+def slow(play: Play) -> None:
+    """Its trainings do not come to an end."""
+    play.rig.trainer.poll = lambda: Progress(0.5, "epoch 1")  # type: ignore[method-assign]
+
+
+def ask_slowly(play: Play) -> None:
+    slow(play)
+    ask(play)
+
+
+@dataclass
+class Drifting(Play):
+    """A stream whose loss is far from its mean from turn 12 on."""
+
+    policy: DriftPolicy = field(default_factory=lambda: DriftPolicy(4.0, 10.0, 3600.0))
+
+    def __post_init__(self) -> None:
+        version = versions.read_serving(self.store, LAYOUT).serving.version
+        self.rig = Rig(
+            self.store, clicks(self.rows), rhythm=RHYTHM_KEEPING, version=version, trains=True, drift=self.policy
+        )
+        learned = self.rig.service.figures.learned
+
+        def drifted(report: LearnReport) -> None:
+            learned(replace(report, drift={"loss": 7.0 if self.turns > 12 else 0.0}))
+
+        self.rig.service.figures.learned = drifted  # type: ignore[method-assign]
+
+
+def test_a_drift_that_lasts_asks_for_a_retrain() -> None:
+    """It is asked for once, says why and by whom, and is a retrain like any other."""
+    play = Drifting().run()
+    found = versions.read(play.store, SECOND)
+
+    assert versions.numbers(play.store, LAYOUT) == [1, 2]
+    assert found.request is not None
+    assert found.request.by == "drift"
+    assert found.request.reason.startswith("drift: loss at +7.0 standard deviations")
+    assert play.serving == 2
+    proven(play.store)
+
+
+def test_the_pause_is_counted_from_the_last_one_whoever_asked() -> None:
+    """By the record in the store, so that a restart does not forget it; after the pause it is asked for again."""
+    pause = DriftPolicy(4.0, 10.0, 60.0)
+    asked = datetime.fromtimestamp(FakeClock().now(), UTC).isoformat()
+    by_hand = {5: lambda play: versions.ask(play.store, LAYOUT, Request("key", asked=asked))}
+    once, twice = Drifting(dict(by_hand), rows=1700), Drifting(dict(by_hand), rows=4000, policy=pause)
+
+    assert versions.numbers(once.run().store, LAYOUT) == [1, 2]
+    assert len(versions.numbers(twice.run().store, LAYOUT)) > 2
+
+
+def test_no_retrain_by_drift_that_could_not_serve() -> None:
+    """While a version is pinned nothing would take over; and by default nothing is asked for."""
+    for play in (Drifting({5: serve(1, pinned=True)}), Drifting(policy=DriftPolicy())):
+        assert versions.numbers(play.run().store, LAYOUT) == [1]
 
 
 def test_a_training_that_always_dies_is_given_up() -> None:
