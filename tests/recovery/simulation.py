@@ -26,6 +26,8 @@ import pyarrow as pa
 import structlog
 
 import stream.collector
+import stream.history
+import stream.keeper
 import stream.parquet
 import stream.staged
 import stream.verify.archive
@@ -37,6 +39,8 @@ from tests.recovery.simulated.story import Story, tell
 
 GROUP = 4
 """Plans per archive object, so that a short story has something to collect."""
+LOOK_SECONDS = 20.0
+"""Between two looks of the keeper: in a world of half an hour every five seconds would be most of what happens."""
 REAL_MODEL_EACH = 20
 HARMLESS = 40
 """Worlds that are tried without a protection that corrupts nothing when it is off."""
@@ -101,6 +105,8 @@ def _simulated() -> Iterator[None]:
     folder = "/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()
     modules = (stream.collector, stream.verify.archive, stream.verify.walk)
     patches: list[Any] = [patch.object(module, "GROUP", GROUP) for module in modules]
+    patches.append(patch.object(stream.history, "ARCHIVE_GROUP", GROUP))
+    patches.append(patch.object(stream.keeper, "LOOK_SECONDS", LOOK_SECONDS))
     patches.append(patch.object(tempfile, "tempdir", folder))
     # The same bytes are read by several processes and by the judge: what comes of them cannot change.
     patches.append(patch.object(stream.parquet, "table", lru_cache(1000)(stream.parquet.table)))

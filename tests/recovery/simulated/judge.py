@@ -12,12 +12,12 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from stream import checkpoint, plans, staged
+from stream import checkpoint, plans, staged, versions
 from stream.decode import DecodeRules, decode_chunk
 from stream.errors import Diverged, HeadraceError
 from stream.events import Plan, PlannedBatch, PlannedRange, RawChunk, StagedObject
 from stream.host import HostConfig, LearnerHost
-from stream.naming import seq_of
+from stream.naming import FIRST_VERSION, Layout, seq_of
 from stream.verify.verdict import Options
 from stream.verify.walk import verify
 from tests.fakes import MemoryStore
@@ -40,10 +40,13 @@ def judge(story: Story) -> list[str]:
     chain = _chain(story.bucket)
     wrong += _outcomes(story, chain)
     if chain and chain[0][0].seq == 0:
-        try:
-            wrong += _fold(story, store, chain)
-        except HeadraceError as error:
-            wrong.append(f"the plans cannot be folded: {error}")
+        batches = [_planned(story.bucket, plan, sha256) for plan, sha256 in chain]
+        for number in versions.numbers(store, LAYOUT):
+            try:
+                wrong += _version(story, store, LAYOUT.of_version(number), batches)
+            except HeadraceError as error:
+                wrong.append(f"the plans cannot be folded into version {number}: {error}")
+        wrong += _owed(story, store, chain)
     return wrong
 
 
@@ -143,34 +146,57 @@ def _offsets(spans: object) -> list[int]:
     return sorted(offset for start, end in spans for offset in range(start, end))  # type: ignore[attr-defined]
 
 
-def _fold(story: Story, store: MemoryStore, chain: list[tuple[Plan, str]]) -> Iterator[str]:
-    """Every complete checkpoint, and the live state at the end, are what an unbroken run over the plans gives."""
-    config = HostConfig(MODEL, LAYOUT, store, WINDOW, fork=False)
-    complete = dict(checkpoint.complete(store, LAYOUT))
-    batches = [_planned(story.bucket, plan, sha256) for plan, sha256 in chain]
-    aside = _diverging(config, batches)
-    host = LearnerHost(config)
+def _version(story: Story, store: MemoryStore, layout: Layout, batches: list[PlannedBatch]) -> Iterator[str]:
+    """Every complete checkpoint, and the live state at the end, are what an unbroken run over the plans gives: from
+    nothing, or from the first checkpoint of a version that was trained.
+    """
+    config = HostConfig(MODEL, layout, store, WINDOW, fork=False)
+    complete = dict(checkpoint.complete(store, layout))
+    if layout.version != FIRST_VERSION:
+        if not complete:
+            return  # it never came to be, or was removed as an old one
+        first = min(complete)
+        begun, batches = complete[first], [each for each in batches if each.plan.seq > first]
+    else:
+        begun = None
+    aside = _diverging(config, begun, batches)
+    host = _begun(config, begun)
     for planned in batches:
         plan = planned.plan
         host.apply(replace(planned, aside=aside.get(plan.seq, "")))
         if not complete.get(plan.seq, story.rotten).startswith(story.rotten):
             yield from _same(config, complete[plan.seq], host)
-    recorded = {int(key[-25:-5]) for key in store.objects if key.startswith(LAYOUT.asides)}
-    if recorded != aside.keys():
-        yield f"plans {sorted(aside)} diverge, set aside are {sorted(recorded)}"
-    if story.digest and story.digest != host.state_sha256():
-        yield "the live state at the end is not what the plans give"
-    newest = max(complete, default=-1)
+    recorded = {int(key[-25:-5]) for key in store.objects if key.startswith(layout.asides)}
+    # A version that does not serve has not met the newest plans.
+    met = (
+        aside.keys() if story.version == layout.version else {seq for seq in aside if seq <= max(complete, default=-1)}
+    )
+    if not met <= recorded <= aside.keys():
+        yield f"version {layout.version}: plans {sorted(aside)} diverge, set aside are {sorted(recorded)}"
+    if story.digest and story.version == layout.version and story.digest != host.state_sha256():
+        yield f"the live state at the end, of version {layout.version}, is not what the plans give"
+
+
+def _owed(story: Story, store: MemoryStore, chain: list[tuple[Plan, str]]) -> Iterator[str]:
+    """In the end everything is in a checkpoint of the version that serves."""
+    newest = max((seq for seq, _ in checkpoint.complete(store, LAYOUT.of_version(story.version))), default=-1)
     owed = [plan.seq for plan, _ in chain if plan.seq > newest and plan.cut != "fence"]
     if story.finished and owed:
-        yield f"the newest checkpoint is {newest}, and plans {owed} are in none"
+        yield f"the newest checkpoint of version {story.version} is {newest}, and plans {owed} are in none"
 
 
-def _diverging(config: HostConfig, batches: list[PlannedBatch]) -> dict[int, str]:
+def _begun(config: HostConfig, manifest_key: str | None) -> LearnerHost:
+    """A learner from a checkpoint, or a new one."""
+    host = LearnerHost(config)
+    host.restore(manifest_key)
+    return host
+
+
+def _diverging(config: HostConfig, begun: str | None, batches: list[PlannedBatch]) -> dict[int, str]:
     """At which plans a clean run diverges, each found by running again from the start without those before it."""
     aside: dict[int, str] = {}
     while True:
-        host = LearnerHost(config)
+        host = _begun(config, begun)
         try:
             for planned in batches:
                 host.apply(replace(planned, aside=aside.get(planned.plan.seq, "")))

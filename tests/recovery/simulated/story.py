@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from model.config import LearnerConfig
-from stream import lineage
+from stream import lineage, versions
 from stream.batching import CutPolicy, PressurePolicy
 from stream.errors import HeadraceError
 from stream.events import Reject
@@ -22,6 +22,7 @@ from stream.host import HostConfig
 from stream.loop import Rhythm
 from stream.naming import MANIFEST, Layout
 from stream.policy import CheckpointPolicy
+from stream.retraining import RetrainPolicy
 from stream.service import Doors, Orders, Service
 from tests.recovery.simulated.chain import POISON, cosmic
 from tests.recovery.simulated.ends import (
@@ -35,6 +36,7 @@ from tests.recovery.simulated.ends import (
     Tally,
     Weather,
 )
+from tests.recovery.simulated.versions import Operator, SimulatedTrainer
 from tests.recovery.simulated.world import (
     Process,
     ProcessClock,
@@ -59,9 +61,19 @@ class Run:
     """A service process, and how it ended: None while it runs, else a word or two."""
 
     process: Process
-    service: Service
-    learner: SimulatedLearner
+    service: Service | None = None
+    """None until it knows which version is to serve."""
     ended: str | None = None
+
+    @property
+    def learner(self) -> SimulatedLearner | None:
+        """Of the version that serves now."""
+        return self.service.learner if self.service is not None else None  # type: ignore[return-value]
+
+    @property
+    def version(self) -> int:
+        """The version that serves; 0 while it is not known."""
+        return self.service.layout.version if self.service is not None else 0
 
 
 @dataclass(slots=True)
@@ -82,6 +94,8 @@ class Story:
     """The folder of the checkpoint that was damaged, if one was."""
     digest: str = ""
     """Of the live state at the end."""
+    version: int = 1
+    """The version that it is of."""
 
 
 def tell(seed: int, *, tracing: bool = False) -> Story:
@@ -112,6 +126,14 @@ class _Teller:
         """The share of processes that die in the storm."""
         self.learn_seconds = self.random.choice((0.01, 0.05, 0.5, 5.0))
         self._starts = 0
+        # Of its own, so that a world without an operator is the same world as before there were any.
+        fate = random.Random(seed * 3 + 7)
+        self.operator = Operator(bucket, LAYOUT, fate) if fate.random() < 0.3 else None
+        """Somebody who retrains and rolls back. Without an archive one could not go back, so there is one then."""
+        if self.operator is not None:
+            self.rhythm = replace(self.rhythm, checkpoint=replace(self.rhythm.checkpoint, archive=True))
+            for _ in range(fate.randint(2, 6)):
+                world.at(fate.uniform(30, STORM), self._operate)
 
     def run(self) -> None:
         story, world = self.story, self.world
@@ -203,31 +225,40 @@ class _Teller:
         stormy = self.world.now < STORM
         if stormy and self.random.random() < self.deadly:
             process.doom = int(10 ** self.random.uniform(0.5, 3.2))
-        run = self._service(process)
+        run = Run(process)
         self.story.runs.append(run)
         process.died = lambda: self._gone(run)
         self.world.note(process, f"starts, doomed at {process.doom}")
         self.world.spawn(process, lambda: self._main(run))
         return run
 
-    def _service(self, process: Process) -> Run:
-        story = self.story
-        store = SimulatedStore(story.bucket, process)
-        config = HostConfig(MODEL, LAYOUT, store, WINDOW)
-        learner = SimulatedLearner(config, story.bucket, process, self.learn_seconds)
-        learner.born = self._doom_learner
+    def _service(self, process: Process, store: SimulatedStore) -> Service:
+        story, layout = self.story, LAYOUT
+        if self.operator is not None:
+            layout = LAYOUT.of_version(versions.read_serving(store, LAYOUT).serving.version)
         doors = Doors(
             SimulatedSource(story.log, process),
             SimulatedLetters(story.letters, process, story.bucket),
             store,
-            learner,
+            self._learner(process, store, layout),
             ProcessClock(process),
             Tally(),
             lambda: SimulatedLookout(self.world),
             lambda: f"{process.name}-{self.random.getrandbits(64):x}",
         )
-        orders = Orders(LAYOUT, TOPIC, rhythm=self.rhythm, window=WINDOW, drain_seconds=600.0)
-        return Run(process, Service(doors, orders, lambda threads, _: SimulatedExecutor(process, threads)), learner)
+        if self.operator is not None:
+            trainer = SimulatedTrainer(story.bucket, process, MODEL, WINDOW)
+            trainer.born = self._doom_learner
+            doors = replace(doors, learners=lambda of: self._learner(process, store, of), trainer=trainer)
+        policy = RetrainPolicy(clicks=10)
+        orders = Orders(layout, TOPIC, rhythm=self.rhythm, window=WINDOW, drain_seconds=600.0, retrain=policy)
+        return Service(doors, orders, lambda threads, _: SimulatedExecutor(process, threads))
+
+    def _learner(self, process: Process, store: SimulatedStore, layout: Layout) -> SimulatedLearner:
+        config = HostConfig(MODEL, layout, store, WINDOW)
+        learner = SimulatedLearner(config, self.story.bucket, process, self.learn_seconds)
+        learner.born = self._doom_learner
+        return learner
 
     def _doom_learner(self, child: Process) -> None:
         if self.world.now < STORM and self.random.random() < self.deadly / 2:
@@ -236,11 +267,14 @@ class _Teller:
     def _main(self, run: Run) -> None:
         """A service process from its start to its end."""
         try:
-            lineage.resolve(run.service._doors.store, LAYOUT.prefix, LAYOUT.lineage)
-            run.service.open()
-            run.service.run()
+            store = SimulatedStore(self.story.bucket, run.process)
+            lineage.resolve(store, LAYOUT.prefix, LAYOUT.lineage)
+            run.service = service = self._service(run.process, store)
+            service.open()
+            service.run()
             run.ended = "stopped"
-            self.story.digest = str(run.learner.status(digest=True)["state_sha256"])
+            self.story.version = run.version
+            self.story.digest = str(service.learner.status(digest=True)["state_sha256"])
         except HeadraceError as error:
             run.ended = f"{type(error).__name__}: {error}"
         except Exception as error:
@@ -287,10 +321,18 @@ class _Teller:
         self._start()
 
     def _lose_learner(self, run: Run) -> None:
-        if self.random.random() < 0.5:
+        lost = self.random.random() < 0.5
+        if run.learner is None:
+            return
+        if lost:
             run.learner.lose()
         else:
             run.learner.close()
+
+    def _operate(self) -> None:
+        """Somebody does something about versions, whatever else is going on."""
+        if self.operator is not None:
+            self.world.note(None, f"the operator {self.operator.act()}")
 
     def _jump(self, run: Run) -> None:
         """Its wall clock jumps."""
@@ -342,13 +384,15 @@ class _Teller:
         running = [run for run in self.story.runs if run.ended is None]
         if len(running) != 1 or self.world.now < max(STORM + 60, running[0].process.asleep_until):
             return False
+        if self.operator is not None and not self.operator.settled(running[0].version):
+            return False
         ends, log = self.story.bucket.planned, self.story.log
         return all(ends.get(partition, 0) >= log.ends(partition) for partition in log.messages)
 
     def _stop(self) -> None:
         """Ask the last one to stop, and let it."""
         for run in self.story.runs:
-            if run.ended is None:
+            if run.ended is None and run.service is not None:
                 run.service.stop()
         over = self.world.run(lambda: all(run.ended is not None for run in self.story.runs), STORM + 2 * CALM)
         self.story.finished = self.story.finished and over and any(run.ended == "stopped" for run in self.story.runs)
