@@ -159,6 +159,15 @@ def complete(store: ObjectStore, layout: Layout) -> Iterator[tuple[int, str]]:
             yield seq, info.key
 
 
+def discard(store: ObjectStore, layout: Layout) -> int:
+    """Remove the checkpoints of the layout's version, MANIFEST first; how many objects."""
+    manifests = [key for _, key in complete(store, layout)]
+    others = [info.key for info in store.list(layout.checkpoints) if not info.key.endswith(f"/{MANIFEST}")]
+    for key in [*manifests, *others]:
+        store.delete(key)
+    return len(manifests) + len(others)
+
+
 def _put_part(store: ObjectStore, home: str, name: str, path: Path) -> Part:
     with path.open("rb") as file:
         size = path.stat().st_size

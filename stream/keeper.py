@@ -17,7 +17,7 @@ from stream import checkpoint, versions
 from stream.drifting import DriftPolicy, DriftWatch
 from stream.errors import HeadraceError
 from stream.figures import Figures
-from stream.naming import MANIFEST, Layout
+from stream.naming import Layout
 from stream.ports import Clock, Executor, ObjectStore
 from stream.retraining import Progress, Retraining
 from stream.succession import Succession
@@ -140,16 +140,7 @@ class Keeper:
         if old == self._tidied or newest.open:
             return
         for number in sorted(old - self._tidied):
-            removed = discard(self._watch.store, self._watch.layout.of_version(number))
+            removed = checkpoint.discard(self._watch.store, self._watch.layout.of_version(number))
             if removed:
                 log.info("checkpoints of an old version removed", version=number, objects=removed)
         self._tidied = old
-
-
-def discard(store: ObjectStore, layout: Layout) -> int:
-    """Remove the checkpoints of the layout's version, MANIFEST first; how many objects."""
-    manifests = [key for _, key in checkpoint.complete(store, layout)]
-    others = [info.key for info in store.list(layout.checkpoints) if not info.key.endswith(f"/{MANIFEST}")]
-    for key in [*manifests, *others]:
-        store.delete(key)
-    return len(manifests) + len(others)

@@ -28,7 +28,7 @@ from model.learner import Learner
 from stream import checkpoint, versions
 from stream.decode import DecodeRules
 from stream.errors import CheckpointInvalid, ConfigError, Diverged, LearnerFailed
-from stream.events import PlannedBatch, Position
+from stream.events import CheckpointRef, PlannedBatch, Position
 from stream.history import Archive, follow
 from stream.host import HostConfig, LearnerHost
 from stream.naming import Layout
@@ -123,13 +123,15 @@ class Training:
         clicks = self._clicks(live.position)
         fitted = self._fit(clicks)
         new = self._host(self._task.layout)
-        new.begin_with(_as_live(fitted.learner, live.model.config), live.position)
+        new.begin_with(self._as_live(fitted.learner, live.model), live.position)
         duel = self._duel(new, live)
         self._show(0.98, "writing the first checkpoint")
-        seq = self._checkpoint(new, clicks)
+        if (done := versions.read(self._task.store, self._task.layout).trained) is not None:
+            return done  # another process was faster
+        written = self._checkpoint(new, clicks)
         notes = self._notes(clicks)
         trained = Trained(
-            seq,
+            written.seq,
             self._task.against,
             len(clicks),
             len(fitted.epochs),
@@ -139,7 +141,10 @@ class Training:
             duel,
             notes,
         )
-        return versions.note_trained(self._task.store, self._task.layout, trained)
+        noted = versions.note_trained(self._task.store, self._task.layout, trained)
+        if noted != trained:  # faster by a moment: two trainings are two models, and one of them is the version
+            self._task.store.delete(written.manifest_key)
+        return noted
 
     def _live(self) -> LearnerHost:
         """The live version as its oldest checkpoint that verifies says it was."""
@@ -189,6 +194,13 @@ class Training:
         epochs = self._task.request.epochs or self._task.epochs
         return fit.from_scratch(clicks, self._task.learner, epochs, _Watcher(self._show))
 
+    @staticmethod
+    def _as_live(learner: Learner, live: Learner) -> Learner:
+        """The learner with the share of scoring that the live one has: training scored for itself."""
+        dumped = snapshot.dump(learner)
+        config = {**dumped.meta["config"], "score_fraction": live.config.score_fraction}
+        return snapshot.load(replace(dumped, meta={**dumped.meta, "config": config}))
+
     def _duel(self, new: LearnerHost, live: LearnerHost) -> Duel:
         """Both learn what came after history ended, each click of a sample ranked by both before."""
         sums, random = _Sums(), np.random.default_rng(self._task.learner.seed)
@@ -217,20 +229,27 @@ class Training:
         except Diverged as error:
             raise LearnerFailed(f"the new model diverged at plan {error.seq}: {error.reason}") from error
 
-    def _checkpoint(self, new: LearnerHost, clicks: StoredClicks) -> int:
-        """Write it, read it back, ask it. Raises LearnerFailed unless it is the same, finite, and answers."""
+    def _checkpoint(self, new: LearnerHost, clicks: StoredClicks) -> CheckpointRef:
+        """Write it, read it back, ask it. Raises LearnerFailed unless it is the same, finite, and answers.
+
+        What an attempt before left, which died between its checkpoint and its record, is another model: it goes.
+        """
+        checkpoint.discard(self._task.store, self._task.layout)
         new.begin_checkpoint()
         written = new.finish_checkpoint()
         again = self._host(self._task.layout)
         again.restore(written.manifest_key)
         if again.state_sha256() != new.state_sha256():
             raise LearnerFailed(f"{written.manifest_key} reads back as another model than was written")
+        self._check_answers(again, clicks)
+        return written
+
+    def _check_answers(self, again: LearnerHost, clicks: StoredClicks) -> None:
         batch = next(iter(clicks.batches(1)))
         for user in (batch.users.tolist()[0], "a user that nobody has seen"):
             answer = again.recommend(user, 10)
             if not answer or not all(math.isfinite(item.score) for item in answer):
                 raise LearnerFailed(f"the new model has no finite answer for {user!r}: {answer}")
-        return written.seq
 
     def _notes(self, clicks: StoredClicks) -> tuple[str, ...]:
         notes = []
@@ -281,10 +300,3 @@ def _rank(new: LearnerHost, live: LearnerHost, batch: Batch, random: np.random.G
 
 def _reciprocal(ranks: Float64) -> Float64:
     return np.where(ranks <= RANK, 1.0 / ranks, 0.0)
-
-
-def _as_live(learner: Learner, live: LearnerConfig) -> Learner:
-    """The learner with the share of scoring that the live one has: training scored for itself."""
-    dumped = snapshot.dump(learner)
-    config = {**dumped.meta["config"], "score_fraction": live.score_fraction}
-    return snapshot.load(replace(dumped, meta={**dumped.meta, "config": config}))

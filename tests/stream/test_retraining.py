@@ -25,7 +25,7 @@ from stream.recovery import replay
 from stream.retraining import Progress, RetrainPolicy
 from stream.verify.verdict import Options
 from stream.verify.walk import prove
-from stream.versions import Duel, Request, Result, Serving, Version
+from stream.versions import Duel, Request, Result, Serving, Trained, Version
 from tests.fakes import FakeClock, InlineLearner, MemoryStore
 from tests.rigs import LAYOUT, MODEL, RHYTHM, Rig, clicks, folded
 
@@ -234,6 +234,57 @@ def test_a_training_that_dies_is_begun_again() -> None:
 
     assert play.serving == 2
     assert versions.read(play.store, SECOND).attempts == 3
+
+
+def at_the_record(play: Play, act: Callable[[int], None]) -> None:
+    """Ask; `act` happens between the new version's first checkpoint and its record, told for which time."""
+    done: list[int] = []
+
+    def trouble(call: str, key: str) -> None:
+        if (call, key) == ("put", SECOND.record("trained")):
+            done.append(1)
+            act(len(done))
+
+    play.store.trouble = trouble
+    ask(play)
+
+
+def test_what_an_attempt_left_behind_is_no_checkpoint_of_the_version() -> None:
+    """It died between its checkpoint and its record. The next attempt has more history: another model, which must not
+    find an older one of another training beside it.
+    """
+    store, there = MemoryStore(), []
+
+    def die(time: int) -> None:
+        there.append([seq for seq, _ in checkpoint.complete(store, SECOND)])
+        if time == 1:
+            raise LearnerLost("killed by the test")
+
+    play = Play({12: lambda play: at_the_record(play, die)}, store).run()
+    found = versions.read(play.store, SECOND)
+
+    assert found.attempts == 2
+    assert found.trained is not None
+    assert there[0] != there[1] == [found.trained.seq]
+    assert play.serving == 2
+    proven(play.store)
+
+
+def test_of_two_trainings_of_one_version_one_counts() -> None:
+    """Another process, which trained it too, was faster by a moment: its record stands, and our checkpoint goes."""
+    play = Play()
+    other = Trained(3, 1, 100, 1, 1, 0, 1.0, Duel(), ("by another process",))
+
+    def note(time: int) -> None:
+        if time == 1:
+            versions.note_trained(play.store, SECOND, other)
+
+    play.acts[12] = lambda play: at_the_record(play, note)
+
+    play.run()
+
+    assert versions.read(play.store, SECOND).trained == other
+    assert list(checkpoint.complete(play.store, SECOND)) == []
 
 
 def test_an_orderly_end_is_no_failed_attempt() -> None:

@@ -152,13 +152,12 @@ def _version(story: Story, store: MemoryStore, layout: Layout, batches: list[Pla
     """
     config = HostConfig(MODEL, layout, store, WINDOW, fork=False)
     complete = dict(checkpoint.complete(store, layout))
+    first, begun = -1, None
     if layout.version != FIRST_VERSION:
         if not complete:
             return  # it never came to be, or was removed as an old one
         first = min(complete)
         begun, batches = complete[first], [each for each in batches if each.plan.seq > first]
-    else:
-        begun = None
     aside = _diverging(config, begun, batches)
     host = _begun(config, begun)
     for planned in batches:
@@ -166,7 +165,7 @@ def _version(story: Story, store: MemoryStore, layout: Layout, batches: list[Pla
         host.apply(replace(planned, aside=aside.get(plan.seq, "")))
         if not complete.get(plan.seq, story.rotten).startswith(story.rotten):
             yield from _same(config, complete[plan.seq], host)
-    recorded = {int(key[-25:-5]) for key in store.objects if key.startswith(layout.asides)}
+    recorded = {int(key[-25:-5]) for key in store.objects if key.startswith(layout.asides)} - {*range(first + 1)}
     # A version that does not serve has not met the newest plans.
     met = (
         aside.keys() if story.version == layout.version else {seq for seq in aside if seq <= max(complete, default=-1)}

@@ -13,17 +13,21 @@ from typing import Any
 
 import stream.host
 from model.config import LearnerConfig
+from model.learner import Learner
 from stream import versions
-from stream.errors import ConfigError, HeadraceError, LearnerFailed, LearnerLost, PreconditionFailed
+from stream.errors import ConfigError, HeadraceError, LearnerLost, PreconditionFailed
 from stream.history import Archive
+from stream.host import LearnerHost
 from stream.metrics import NullMeter
 from stream.models import _check_can_serve
 from stream.naming import Layout
 from stream.patience import Patience
 from stream.policy import Backoff
 from stream.ports import ObjectStore
+from stream.retrain.clicks import StoredClicks
 from stream.retrain.training import Task, Training
 from stream.retraining import Progress
+from stream.train.fit import Fitted
 from stream.versions import Duel, Request, Result, RetrainRunning, Serving, Trained
 from tests.fakes import MemoryStore
 from tests.recovery.simulated.ends import Bucket, SimulatedStore
@@ -49,25 +53,23 @@ class SimulatedTraining(Training):
         super().__init__(task, archive)
         self._verdict = duel
 
-    def run(self) -> Trained:
-        task = self._task
-        live = self._live()
-        clicks = self._clicks(live.position)
-        learner: Any = vars(stream.host)["Learner"](task.learner)  # a chain, in most worlds
+    def _fit(self, clicks: StoredClicks) -> Fitted:
+        learner: Any = vars(stream.host)["Learner"](self._task.learner)  # a chain, in most worlds
         for batch in clicks.batches(10):
             learner.learn(batch)
-        new = self._host(task.layout)
-        new.begin_with(learner, live.position)
+        return Fitted(learner, [], 1)
+
+    @staticmethod
+    def _as_live(learner: Learner, _live: Learner) -> Learner:
+        return learner
+
+    def _duel(self, new: LearnerHost, live: LearnerHost) -> Duel:
         for planned in self._newer(live.position):
             self._both(new, live, planned)
-        new.begin_checkpoint()
-        written = new.finish_checkpoint()
-        again = self._host(task.layout)
-        again.restore(written.manifest_key)
-        if again.state_sha256() != new.state_sha256():
-            raise LearnerFailed(f"{written.manifest_key} reads back as another model than was written")
-        found = Trained(written.seq, task.against, len(clicks), 1, 1, clicks.first_seq, 0.0, self._verdict)
-        return versions.note_trained(task.store, task.layout, found)
+        return self._verdict
+
+    def _check_answers(self, again: LearnerHost, clicks: StoredClicks) -> None:
+        """A chain has none."""
 
 
 class SimulatedTrainer:
