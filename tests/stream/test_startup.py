@@ -30,9 +30,9 @@ print(json.dumps({"compiled": host.status()["compiled"], "loaded": kernels.loade
 """
 
 
-def started(folder: Path, cache: Path) -> dict[str, Any]:
-    """What a fresh process says of its kernels after a first batch."""
-    env = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": os.pathsep.join(sys.path)}
+def started(folder: Path) -> dict[str, Any]:
+    """What a fresh process says of its kernels."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", LEARN, str(folder)], env=env, stdout=subprocess.PIPE, text=True, check=True
     )
@@ -42,13 +42,13 @@ def started(folder: Path, cache: Path) -> dict[str, Any]:
 
 @pytest.mark.timeout(600)
 def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
-    """With an empty cache everything is compiled, once; the next process takes all of it from disk."""
-    first = started(tmp_path / "store", tmp_path / "cache")
-    second = started(tmp_path / "store", tmp_path / "cache")
+    """Whatever the first one compiled (all of it, where the cache is cold: `test_kernels.py`), the second one's status
+    says that it took everything from disk.
+    """
+    first, second = started(tmp_path / "store"), started(tmp_path / "store")
 
-    assert first["compiled"] > 10
+    assert first["compiled"] + first["loaded"] == second["loaded"] > 10
     assert second["compiled"] == 0
-    assert second["loaded"] > 10
 
 
 def test_the_time_to_the_first_batch_is_said(tmp_path: Path) -> None:
