@@ -8,7 +8,7 @@ the source has collected goes from the copy too.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from stream.backup import note, seen
 from stream.backup.note import Note
 from stream.backup.seen import Manifests, Seen, StoredPlan
 from stream.checkpoint import Part
-from stream.errors import CheckpointInvalid, NotFound, StoreRefused, StoreUnavailable
+from stream.errors import CheckpointInvalid, ConfigError, NotFound, StoreRefused, StoreUnavailable
 from stream.naming import FIRST_VERSION, MANIFEST, Layout, seq_of
 from stream.ports import ObjectStore
 
@@ -81,15 +81,19 @@ class _Copy:
         self.there = {info.key: info.size for info in self.target.list(f"{self.layout.root}/")}
         for info in found.archive:
             self._carry(info.key, info.size)
-        for key in [*found.records, *found.asides]:
-            self._put(key, bounded.read(self.source, key, bounded.CURRENT_BYTES_MAX))
-        # With no archive between them, plans of an older copy and those of now have a gap that only a checkpoint spans.
-        steps: list[Callable[[Seen], None]] = [self._plans, self._checkpoints]
-        for step in steps if found.archived else reversed(steps):
-            step(found)
+        self._records(found.asides)
+        if found.archived:
+            self._plans(found.plans)
+            self._checkpoints(found)
+        else:  # between plans of an older copy and those of now there may be a gap, which only a checkpoint spans
+            self._checkpoints(found)
+            spanned = self.done.checkpoints.get(found.serves, 0)
+            self._plans([each for each in found.plans if each.seq >= spanned])
+        self._records(found.records)
         if found.serving is not None:
             self._write(self.layout.serving, found.serving)
         self._name_current()
+        self._tidy(found)
         return self.done
 
     def _claim(self, found: Seen) -> None:
@@ -99,14 +103,17 @@ class _Copy:
         at = datetime.now(UTC).isoformat(timespec="seconds")
         note.write(self.target, self.layout, Note(self.layout.lineage, found.head.seq, found.head.sha256, at), known)
 
-    def _plans(self, found: Seen) -> None:
-        stale = [
-            key for key in self.there if (seq_of(key) or 0) < found.first.seq and key.startswith(self.layout.plans)
-        ]
-        self._remove(sorted(stale))
-        for stored in found.plans:
+    def _records(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._put(key, bounded.read(self.source, key, bounded.CURRENT_BYTES_MAX))
+
+    def _plans(self, found: Sequence[StoredPlan]) -> None:
+        """In order, each after what it names; before that, those go that are collected by now."""
+        plans, first = self.layout.plans, found[0].seq
+        self._remove(sorted(key for key in self.there if key.startswith(plans) and (seq_of(key) or 0) < first))
+        for stored in found:
             self._plan(stored)
-        wanted = {planned.staged.key for each in found.plans for planned in each.plan.ranges if planned.staged}
+        wanted = {planned.staged.key for each in found for planned in each.plan.ranges if planned.staged}
         self._remove([key for key in self.there if key.startswith(self.layout.staged) and key not in wanted])
 
     def _plan(self, stored: StoredPlan) -> None:
@@ -128,7 +135,6 @@ class _Copy:
             whole = each.layout.version == FIRST_VERSION and found.first.seq == 0
             if newest is None and each.layout.version == found.serves and not whole:
                 raise StoreRefused(f"no checkpoint of version {found.serves}, which serves, verifies: not copied")
-            self._remove_checkpoints(each.layout, newest)
 
     def _checkpoint(self, each: Manifests) -> int | None:
         """Copy the newest checkpoint that verifies; answers its seq."""
@@ -139,7 +145,9 @@ class _Copy:
                     self._part(part)
             except CheckpointInvalid as error:
                 self.source.head(key)  # raises NotFound: not damaged, but collected
-                log.error("checkpoint does not verify, copying the next older one", seq=seq, error=str(error))  # noqa: TRY400 - the error says what is wrong
+                log.error(  # noqa: TRY400 - the error says what is wrong with the checkpoint
+                    "checkpoint does not verify, copying the next older one", seq=seq, error=str(error)
+                )
                 continue
             self._put(key, bounded.read(self.source, key, checkpoint.MANIFEST_BYTES_MAX))
             self.done.checkpoints[each.layout.version] = seq
@@ -155,11 +163,13 @@ class _Copy:
                 raise CheckpointInvalid(f"{part.key} is damaged: its SHA-256 is not the one in its manifest")
             self._write(part.key, data)
 
-    def _remove_checkpoints(self, place: Layout, newest: int | None) -> None:
-        """All but the newest, each MANIFEST first: what is half deleted is no checkpoint."""
-        kept = place.checkpoint(newest) if newest is not None else " "
-        old = [key for key in self.there if key.startswith(place.checkpoints) and not key.startswith(kept)]
-        self._remove(sorted(old, key=lambda key: not key.endswith(f"/{MANIFEST}")))
+    def _tidy(self, found: Seen) -> None:
+        """Of each version only the newest checkpoint stays. MANIFEST first: what is half deleted is no checkpoint."""
+        for each in found.manifests:
+            place, newest = each.layout, self.done.checkpoints.get(each.layout.version)
+            kept = place.checkpoint(newest) if newest is not None else " "
+            old = [key for key in self.there if key.startswith(place.checkpoints) and not key.startswith(kept)]
+            self._remove(sorted(old, key=lambda key: not key.endswith(f"/{MANIFEST}")))
 
     def _name_current(self) -> None:
         current = lineage.read(self.source, self.layout.prefix)
@@ -179,17 +189,23 @@ class _Copy:
 
     @contextmanager
     def _fetched(self, key: str) -> Iterator[memoryview]:
-        """The object's bytes, on disk and not in memory. Raises NotFound."""
+        """The object's bytes, on disk and not in memory. Raises NotFound, and ConfigError when there is no room."""
         path = self.folder / "object"
-        with path.open("w+b") as file:
-            while data := self.source.get_range(key, file.tell(), CHUNK):
-                file.write(data)
-            file.flush()
-            if not file.tell():  # which cannot be mapped
-                yield memoryview(b"")
-                return
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
-                yield view
+        try:
+            with path.open("wb") as file:
+                while data := self.source.get_range(key, file.tell(), CHUNK):
+                    file.write(data)
+        except OSError as error:
+            raise ConfigError(f"{key} does not fit into {self.folder}: {error.strerror}. Set TMPDIR") from error
+        if not path.stat().st_size:  # which cannot be mapped
+            yield memoryview(b"")
+            return
+        with (
+            path.open("rb") as written,
+            mmap.mmap(written.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped) as view,
+        ):
+            yield view
 
     def _put(self, key: str, data: bytes) -> None:
         """Write what has one content only, unless it is there."""

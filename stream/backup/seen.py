@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from stream import bounded, checkpoint, plans, versions
 from stream.errors import ConfigError, NotFound, StoreRefused
 from stream.events import Plan
@@ -43,7 +45,8 @@ class Seen:
     """`serving`: bytes of SERVING.json, None where the first version serves. `records`: keys of the versions' records.
 
     `plans`: those that recovery can need, without a gap, to the newest one. `archived`: whether the archive goes on to
-    the first of them. `asides`: keys of batches set aside among all plans so far.
+    the first of them; where it does not, some may be about to be collected. `asides`: keys of batches set aside among
+    all plans so far.
     """
 
     serving: bytes | None
@@ -71,7 +74,6 @@ def look(store: ObjectStore, layout: Layout) -> Seen:
     StoreRefused naming a plan that is not what it should be.
     """
     known = versions.read_serving(store, layout)
-    serving = bounded.read(store, layout.serving, bounded.CURRENT_BYTES_MAX) if known.etag is not None else None
     places = [layout.of_version(number) for number in versions.numbers(store, layout)]
     records = [key for place in places[1:] for key in _records(store, place)]
     manifests = [Manifests(place, tuple(reversed(list(checkpoint.complete(store, place))))) for place in places]
@@ -79,14 +81,12 @@ def look(store: ObjectStore, layout: Layout) -> Seen:
     archive = list(store.list(layout.archived))
     end = _archived_end(layout, {info.key for info in archive})
     archived = found[0].seq <= end + 1
-    newest = max((each.found[0][0] for each in manifests if each.found), default=0)
     return Seen(
-        serving,
+        msgspec.json.encode(known.serving) if known.etag is not None else None,
         known.serving.version,
         records,
         manifests,
-        # The archived ones may be half collected; with no archive, those below the newest checkpoint may be.
-        [each for each in found if each.seq > end] if archived else [each for each in found if each.seq >= newest],
+        [each for each in found if each.seq > end] if archived else found,  # the archived ones may be half collected
         archive,
         archived,
         [key for place in places for key in _asides(store, place, found[-1].seq)],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -231,6 +233,40 @@ def test_damage_is_not_copied() -> None:
     store.put(key, store.get(key).data[:-1] + b"x")
     with pytest.raises(StoreRefused, match=key):
         copy(store, MemoryStore(), LAYOUT)
+
+
+def test_a_damaged_checkpoint_where_nothing_is_archived() -> None:
+    """The older checkpoint that is copied instead needs more plans."""
+    store, target = MemoryStore(), MemoryStore()
+    rig = lived(store, 1500, replace(FORGETTING, kept=3))
+    found = list(checkpoint.complete(store, LAYOUT))
+    store.put(checkpoint.read_manifest(store, found[-1][1]).parts[0].key, b"damaged")
+
+    assert copy(store, target, LAYOUT).checkpoints == {1: found[-2][0]}
+    assert state(target) == (rig.service.figures.seq, rig.state())
+
+
+def test_no_room_for_an_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the machine that copies: said, with what to set."""
+    store = MemoryStore()
+    lived(store, 400)
+    (tmp_path / "object").symlink_to("/dev/full")
+    monkeypatch.setattr("stream.backup.copying.TemporaryDirectory", lambda **_: nullcontext(tmp_path))
+
+    with pytest.raises(ConfigError, match=r"No space left on device. Set TMPDIR"):
+        copy(store, MemoryStore(), LAYOUT)
+
+
+def test_a_copy_of_a_copy() -> None:
+    """So that there still is a copy after a service was started on one."""
+    store, first, second = MemoryStore(), MemoryStore(), MemoryStore()
+    rig = lived(store, 800)
+    copy(store, first, LAYOUT)
+
+    copy(first, second, LAYOUT)
+
+    sound(second)
+    assert state(second) == (rig.service.figures.seq, rig.state())
 
 
 def test_no_checkpoint_that_verifies_and_no_beginning() -> None:
