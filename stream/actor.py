@@ -15,25 +15,20 @@ from typing import Any
 
 import ray
 import structlog
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayTaskError
 
 from stream import faultpoints
-from stream.errors import ConfigError, Diverged, HeadraceError, LearnerAway, LearnerFailed, LearnerLost
+from stream.errors import ConfigError, Diverged, HeadraceError, LearnerFailed, LearnerLost
 from stream.events import CheckpointFailed, CheckpointRef, LearnReport, PlannedBatch, Position, Recommendation
 from stream.host import HostConfig, LearnerHost
-from stream.ray_link import RayConfig, connect, disconnect, let_go, rejoin, worker_environment
+from stream.ray_link import UNREACHED, RayConfig, actor_options, connect, disconnect, not_started
 
 __all__ = ["RayConfig", "RayLearner", "connect", "disconnect"]
 
 log = structlog.get_logger()
 _START_SECONDS = 120.0
 _CALL_SECONDS = 30.0
-_OPTIONS: dict[str, Any] = {
-    "max_restarts": 0,
-    "max_task_retries": 0,
-    "concurrency_groups": {"read": 2, "upload": 1, "life": 1},
-}
-_UNREACHED = (RayError, ConnectionError)  # Ray Client says ConnectionError where Ray says RayError
+_GROUPS = {"read": 2, "upload": 1, "life": 1}
 
 
 class _Actor(LearnerHost):
@@ -97,9 +92,7 @@ class RayLearner:
         """Begin a new, empty actor and wait until it answers. Raises LearnerAway when the cluster cannot be reached."""
         self.close()
         try:
-            environment = worker_environment(rejoin())
-            options = _OPTIONS | {"num_cpus": self._cpus}
-            options |= {"runtime_env": {"env_vars": environment}} if environment else {}
+            options = actor_options(self._cpus, _GROUPS)
             fault, self._fault = self._fault, ""
             self._actor = ray.remote(**options)(_Actor).remote(self._config, fault)
             ray.get(self._actor.status.remote(), timeout=_START_SECONDS)
@@ -109,10 +102,9 @@ class RayLearner:
             raise LearnerFailed(
                 f"Ray did not start the learner within {_START_SECONDS:.0f} s: is a CPU free (`ray status`)?"
             ) from None
-        except (ConfigError, *_UNREACHED) as error:
+        except (ConfigError, *UNREACHED) as error:
             self.close()
-            away = not isinstance(error, RayActorError) and let_go()  # else it was reached, and died
-            raise (LearnerAway if away else LearnerFailed)(f"the learner does not start: {error}") from error
+            raise not_started("the learner", error) from error
 
     def restore(self, manifest_key: str | None) -> Position:
         return self._ask("restore", manifest_key, seconds=None)  # type: ignore[no-any-return]
@@ -155,7 +147,7 @@ class RayLearner:
         try:
             if actor is not None and ray.is_initialized():
                 ray.kill(actor)
-        except _UNREACHED as error:
+        except UNREACHED as error:
             log.warning("the learner's cluster is out of reach; it ends the learner by itself", error=str(error))
 
     def _ready(self, timeout_seconds: float) -> set[Any]:
@@ -170,7 +162,7 @@ class RayLearner:
                 ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
             if ready == [self._life]:
                 ray.get(self._life)
-        except _UNREACHED as error:
+        except UNREACHED as error:
             raise _lost(error) from error
         return set(ready)
 
@@ -179,7 +171,7 @@ class RayLearner:
             raise LearnerLost("the learner has not been started")
         try:
             return getattr(self._actor, method).remote(*args, **named)
-        except _UNREACHED as error:
+        except UNREACHED as error:
             raise _lost(error) from error
 
     def _ask(self, method: str, *args: Any, seconds: float | None, **named: Any) -> Any:
@@ -190,7 +182,7 @@ class RayLearner:
             if isinstance(error.cause, HeadraceError):
                 raise error.cause from error
             raise LearnerLost(f"the learner failed: {error.cause!r}") from error
-        except _UNREACHED as error:
+        except UNREACHED as error:
             raise _lost(error) from error
 
     def _learned(self, ref: Any) -> LearnReport:
@@ -201,7 +193,7 @@ class RayLearner:
                 raise error.cause from error
             log.error("learning a plan failed", error=str(error))  # noqa: TRY400 - it holds the actor's own traceback
             raise LearnerLost(f"learning a plan failed: {error.cause!r}") from error
-        except _UNREACHED as error:
+        except UNREACHED as error:
             raise _lost(error) from error
         return report
 
@@ -210,7 +202,7 @@ class RayLearner:
             written: CheckpointRef = ray.get(ref)
         except RayTaskError as error:
             return CheckpointFailed(str(error.cause))
-        except _UNREACHED as error:
+        except UNREACHED as error:
             raise _lost(error) from error
         return written
 

@@ -14,12 +14,14 @@ from typing import Any
 import ray
 import structlog
 from ray._private import ray_logging
-from ray.exceptions import AuthenticationError, RayError
+from ray.exceptions import AuthenticationError, RayActorError, RayError
 
 from stream import ray_own
-from stream.errors import ConfigError
+from stream.errors import ConfigError, LearnerAway, LearnerFailed
 
 log = structlog.get_logger()
+UNREACHED = (RayError, ConnectionError)
+"""How a call to an actor fails that is gone or out of reach: Ray Client says the second where Ray says the first."""
 _ATTEMPTS = 3
 _REACH_SECONDS = 5.0
 # Ray Client reads these when it is first used. Its own figures mean half a minute until a wrong token is told, and as
@@ -109,6 +111,22 @@ def let_go() -> bool:
         return False
     ray.shutdown()
     return True
+
+
+def actor_options(cpus: float, groups: Mapping[str, int]) -> dict[str, Any]:
+    """How an actor of ours is made: Ray restarts and repeats nothing. `groups`: concurrency groups with their threads.
+
+    Connects again if the connection was lost. Raises ConfigError when that cannot be.
+    """
+    environment = worker_environment(rejoin())
+    options = {"max_restarts": 0, "max_task_retries": 0, "num_cpus": cpus, "concurrency_groups": dict(groups)}
+    return options | ({"runtime_env": {"env_vars": environment}} if environment else {})
+
+
+def not_started(what: str, error: Exception) -> LearnerFailed:
+    """What to raise when an actor does not start: LearnerAway, and the cluster is let go, if that is out of reach."""
+    away = not isinstance(error, RayActorError) and let_go()  # else it was reached, and died
+    return (LearnerAway if away else LearnerFailed)(f"{what} does not start: {error}")
 
 
 def worker_environment(config: RayConfig) -> Mapping[str, str]:

@@ -9,19 +9,19 @@ from typing import Any
 
 import ray
 import structlog
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayTaskError
 
 from model.config import LearnerConfig
 from stream import faultpoints
 from stream.decode import DecodeRules
-from stream.errors import HeadraceError, LearnerAway, LearnerFailed, LearnerLost
+from stream.errors import ConfigError, HeadraceError, LearnerFailed, LearnerLost
 from stream.history import Archive
 from stream.metrics import NullMeter
 from stream.naming import Layout
 from stream.patience import Patience
 from stream.policy import Backoff
 from stream.ports import ObjectStore
-from stream.ray_link import let_go, rejoin, worker_environment
+from stream.ray_link import UNREACHED, actor_options, not_started
 from stream.retrain.training import Task, Training
 from stream.retraining import Progress
 from stream.versions import Request, Trained
@@ -29,12 +29,7 @@ from stream.versions import Request, Trained
 log = structlog.get_logger()
 NICENESS = 19
 _PROGRESS_SECONDS = 5.0
-_UNREACHED = (RayError, ConnectionError)
-_OPTIONS: dict[str, Any] = {
-    "max_restarts": 0,
-    "max_task_retries": 0,
-    "concurrency_groups": {"read": 1},
-}
+_GROUPS = {"read": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +89,13 @@ class RayTrainer:
         """Begin. Raises LearnerAway when the cluster cannot be reached."""
         self.close()
         try:
-            environment = worker_environment(rejoin())
-            options = _OPTIONS | {"num_cpus": self._lessons.cpus}
-            options |= {"runtime_env": {"env_vars": environment}} if environment else {}
+            options = actor_options(self._lessons.cpus, _GROUPS)
             fault, self._fault = self._fault, ""
             self._actor = ray.remote(**options)(_Actor).remote(self._task(layout, against, request), fault)
             self._run = self._actor.run.remote()
-        except _UNREACHED as error:
+        except (ConfigError, *UNREACHED) as error:
             self.close()
-            away = not isinstance(error, RayActorError) and let_go()
-            raise (LearnerAway if away else LearnerFailed)(f"the training does not start: {error}") from error
+            raise not_started("the training", error) from error
 
     def poll(self) -> Progress | Trained:
         if self._run is None:
@@ -119,7 +111,7 @@ class RayTrainer:
             if isinstance(error.cause, HeadraceError):
                 raise error.cause from error
             raise LearnerFailed(f"the training failed: {error.cause!r}") from error
-        except _UNREACHED as error:
+        except UNREACHED as error:
             raise LearnerLost(f"the training's process is gone: {type(error).__name__}") from error
         return self._progress
 
@@ -130,7 +122,7 @@ class RayTrainer:
         try:
             if actor is not None and ray.is_initialized():
                 ray.kill(actor)
-        except _UNREACHED:  # it ends with its cluster, or with the connection to it
+        except UNREACHED:  # it ends with its cluster, or with the connection to it
             return
 
     def _task(self, layout: Layout, against: int, request: Request) -> Task:
