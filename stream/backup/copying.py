@@ -81,6 +81,7 @@ class _Copy:
         self.there = {info.key: info.size for info in self.target.list(f"{self.layout.root}/")}
         for info in found.archive:
             self._carry(info.key, info.size)
+        self._say("archive is copied")
         self._records(found.asides)
         if found.archived:
             self._plans(found.plans)
@@ -89,12 +90,17 @@ class _Copy:
             self._checkpoints(found)
             spanned = self.done.checkpoints.get(found.serves, 0)
             self._plans([each for each in found.plans if each.seq >= spanned])
+        self._say("plans and checkpoints are copied")
         self._records(found.records)
         if found.serving is not None:
             self._write(self.layout.serving, found.serving)
         self._name_current()
         self._tidy(found)
         return self.done
+
+    def _say(self, what: str) -> None:
+        """For who waits: an archive of months takes its time."""
+        log.info(what, written=self.done.objects, bytes=self.done.bytes, kept=self.done.kept)
 
     def _claim(self, found: Seen) -> None:
         known = note.read(self.target, self.layout)

@@ -13,7 +13,7 @@ import pytest
 
 from stream.demo.data import purchases
 from stream.retrain.actor import NICENESS
-from tests.services.installation import HEADRACE, Run, ledger
+from tests.services.installation import HEADRACE, Run, ledger, s3_client
 
 pytestmark = pytest.mark.services
 
@@ -25,6 +25,8 @@ CHANGES = {
     "HEADRACE_ADMIN_PORT": "0",
     "HEADRACE_ADMIN_TOKEN": "a token that nobody needs here",
 }
+OLD = 1_300_000_000
+"""In 2011; the purchases are of 2017."""
 
 
 def serving(run: Run) -> int:
@@ -89,7 +91,13 @@ def test_a_new_version_is_trained_promoted_killed_and_rolled_back(run: Run, tmp_
 
 
 def test_a_killed_training_begins_again(run: Run, tmp_path: Path) -> None:
-    """The whole service is killed while it trains: the next process takes the request up, and ends it."""
+    """The whole service is killed while it trains: the next process takes the request up, and ends it. Clicks from
+    before the stream began, in the batch contract's object, are learned first.
+    """
+    older = [{"user_id": f"u{k % 9}", "product_id": f"i{k % 50}", "timestamp": OLD + k} for k in range(500)]
+    with s3_client(run) as client:
+        body = "\n".join(map(json.dumps, older)).encode()
+        client.put_object(Bucket=run.bucket, Key="data/clickstream.json", Body=body)
     run.changes = CHANGES | {"HEADRACE_MODEL_EPOCHS": "40", "HEADRACE_RETRAIN_PROOF_SECONDS": "1"}
     told(run, "produce", str(purchases(tmp_path, 4_000, 1).path))
     run.start()
@@ -108,5 +116,7 @@ def test_a_killed_training_begins_again(run: Run, tmp_path: Path) -> None:
     assert shown["attempts"] == 2
     assert shown["result"]["outcome"] == "kept"  # no new click came in to compare on
     assert "HEADRACE_RETRAIN_PROOF_CLICKS" in shown["result"]["why"]
+    assert shown["trained"]["clicks"] > 500
+    assert "500 older clicks of data/clickstream.json were learned first" in shown["trained"]["notes"]
     assert run.end(signal.SIGTERM) == 0
     assert told(run, "verify")["breaches"] == 0
