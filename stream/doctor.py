@@ -19,13 +19,14 @@ from typing import Any, Final, Literal, cast
 from botocore.exceptions import ClientError
 
 from stream import actor
+from stream.backup import note
 from stream.errors import ConfigError, HeadraceError
 from stream.kafka.link import KafkaSettings, topic_partitions
 from stream.naming import Layout
 from stream.probe import probe
 from stream.settings.settings import Settings
 from stream.store.s3 import S3Store
-from stream.wiring import kafka_settings, open_store, ray_config, s3_settings
+from stream.wiring import kafka_settings, open_backup, open_store, ray_config, s3_settings
 
 State = Literal["ok", "warn", "fail"]
 
@@ -113,6 +114,18 @@ def _store(settings: Settings) -> Iterator[Check]:
     probe(store, Layout(settings.store.prefix, settings.store.lineage or "main"))
     where = f"{settings.store.bucket} at {settings.store.endpoint or 'AWS'}" if settings.store.is_s3 else repr(store)
     yield Check("store", "ok", f"{where}: reads, writes, and refuses the second writer")
+
+
+def _backup(settings: Settings) -> Iterator[Check]:
+    """Only where copies are made. The copy's store must be one that a service could go on with."""
+    if not settings.backup.to:
+        return
+    target = open_backup(settings)
+    layout = Layout(settings.store.prefix, settings.store.lineage or "main")
+    probe(target, layout)
+    known = note.read(target, layout)
+    held = f"a copy up to plan {known.note.seq}, of {known.note.at}" if known is not None else "no copy yet"
+    yield Check("backup", "ok", f"{target}: {held}; a service could go on there")
 
 
 def _clock(settings: Settings) -> Iterator[Check]:
@@ -240,6 +253,7 @@ _EXAMINATIONS: Final[Mapping[str, Callable[[Settings], Iterator[Check]]]] = {
     "configuration": _configuration,
     "kafka": _kafka,
     "store": _store,
+    "backup": _backup,
     "clock": _clock,
     "ray": _ray,
     "http": _http,
@@ -252,6 +266,8 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "kafka": "start a broker, or set HEADRACE_KAFKA_BOOTSTRAP, HEADRACE_KAFKA_SECURITY and HEADRACE_KAFKA_SASL_*",
     "store": "start the store and make the bucket, or correct HEADRACE_STORE_ENDPOINT, "
     "HEADRACE_STORE_BUCKET, HEADRACE_STORE_ACCESS_KEY and HEADRACE_STORE_SECRET_KEY",
+    "backup": "make the bucket, or correct HEADRACE_BACKUP_TO, HEADRACE_BACKUP_ENDPOINT, "
+    "HEADRACE_BACKUP_ACCESS_KEY and HEADRACE_BACKUP_SECRET_KEY",
     "clock": "set this machine's clock by NTP (timedatectl set-ntp true), or the store's",
     "ray": "unset RAY_ADDRESS to run Ray inside this machine; or start the cluster (ray start --head "
     "--ray-client-server-port=10001) and, if it wants a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN",

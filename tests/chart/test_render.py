@@ -242,6 +242,17 @@ def test_jobs_get_the_stores_keys_alone() -> None:
         assert found["HEADRACE_STORE_CA_FILE"] == "/etc/headrace/store-ca/ca.crt"
 
 
+def test_the_doctor_looks_where_copies_go() -> None:
+    """So that an upgrade stops at a bucket that is not there; where no copies are made nobody asks for it."""
+    manifests = rendered("strimzi")
+    pod = next(pod for maker, pod in pods(of_kind(manifests, "Job", hooks=True)) if "doctor" in maker)
+    found = environment(pod)
+
+    assert found["HEADRACE_BACKUP_TO"] == "s3://clicks-copy"
+    assert {name: found[name] for name in COPY} == COPY
+    assert [name for name in environment(learner(manifests)) if "BACKUP" in name] == []
+
+
 def test_cron_jobs_run_what_they_are_called() -> None:
     """Off unless asked for; one at a time; a wrong setting is not tried again."""
     manifests = rendered("strimzi")

@@ -17,10 +17,13 @@ import numba
 import pytest
 
 from stream import doctor
+from stream.backup import note
 from stream.doctor import Check, checks, diagnose
 from stream.errors import StoreRefused
 from stream.kafka.link import ensure_topic
+from stream.naming import Layout
 from stream.settings.settings import OPTIONS, Settings
+from stream.store.directory import DirectoryStore
 from stream.wiring import kafka_settings, open_store
 from tests.servers.kafka import KafkaBroker
 from tests.servers.s3 import S3Server
@@ -116,6 +119,21 @@ def test_store_is_a_file(local: dict[str, object], tmp_path: Path) -> None:
 
     assert check.state == "fail"
     assert str(tmp_path / "file") in check.detail
+
+
+def test_where_copies_go(local: dict[str, object], closed_port: int, tmp_path: Path) -> None:
+    """Said only where copies are made: whether one is there, or what to correct; and `no copy yet` writes nothing."""
+    to = tmp_path / "copy"
+    down = {"store.endpoint": f"http://127.0.0.1:{closed_port}", "store.attempts": 1}
+    wrong = found(local | down | {"backup.to": "s3://somewhere"}, "backup")
+    before = found(local | {"backup.to": str(to)}, "backup")
+    layout = Layout("headrace", "main")
+    note.write(DirectoryStore(to), layout, note.Note("main", 7, "x", "2026-11-27"), None)
+
+    assert all(check.name != "backup" for check in checks(Settings.load(local)))
+    assert (wrong.state, "HEADRACE_BACKUP_TO" in wrong.remedy) == ("fail", True)
+    assert (before.state, "no copy yet" in before.detail) == ("ok", True)
+    assert "up to plan 7, of 2026-11-27" in found(local | {"backup.to": str(to)}, "backup").detail
 
 
 def test_ray_down(local: dict[str, object], closed_port: int) -> None:

@@ -32,10 +32,15 @@ Secret that the chart makes). */}}
 {{- end -}}
 {{- end -}}
 
+{{/* Whether a purpose has to do with copies: "true", or nothing. */}}
+{{- define "headrace.copies" -}}
+{{- if or (eq .purpose "backup") (and (eq .purpose "doctor") .root.Values.cronJobs.backup.enabled) -}}true{{- end -}}
+{{- end -}}
+
 {{/* Which secrets a purpose needs: least of all for each. */}}
 {{- define "headrace.secretNames" -}}
 HEADRACE_STORE_ACCESS_KEY HEADRACE_STORE_SECRET_KEY
-{{- if eq .purpose "backup" }} HEADRACE_BACKUP_ACCESS_KEY HEADRACE_BACKUP_SECRET_KEY{{ end }}
+{{- if include "headrace.copies" . }} HEADRACE_BACKUP_ACCESS_KEY HEADRACE_BACKUP_SECRET_KEY{{ end }}
 {{- if has .purpose (list "run" "doctor") }} HEADRACE_KAFKA_SASL_PASSWORD HEADRACE_KAFKA_SSL_KEY_PASSWORD{{ end }}
 {{- if and .root.Values.admin.enabled (has .purpose (list "run" "doctor")) }} HEADRACE_ADMIN_TOKEN{{ end }}
 {{- if and (eq .root.Values.ray.mode "external") (has .purpose (list "run" "doctor")) }} RAY_AUTH_TOKEN{{ end }}
@@ -43,7 +48,7 @@ HEADRACE_STORE_ACCESS_KEY HEADRACE_STORE_SECRET_KEY
 
 {{/* The environment as a list. Takes root, shard, purpose (run, doctor, store, backup) and maybe own.
 `store`, `backup`: jobs that need the store alone; Kafka's login would be refused without its password. Where copies go
-to is told to who makes them, and to nobody else. */}}
+to is told to who makes them, and to the doctor, and to nobody else. */}}
 {{- define "headrace.env" -}}
 {{- $root := .root -}}
 {{- $env := dict -}}
@@ -54,7 +59,7 @@ to is told to who makes them, and to nobody else. */}}
 {{- $_ := set $env "NUMBA_CACHE_DIR" (dict "value" "/tmp/headrace-kernels") -}}
 {{- range $name, $value := include "headrace.settings" . | fromJson -}}
 {{- $kafka := and (has $.purpose (list "store" "backup")) (hasPrefix "HEADRACE_KAFKA_" $name) -}}
-{{- $backup := and (ne $.purpose "backup") (hasPrefix "HEADRACE_BACKUP_" $name) -}}
+{{- $backup := and (not (include "headrace.copies" $)) (hasPrefix "HEADRACE_BACKUP_" $name) -}}
 {{- if not (or $kafka $backup (eq (toString $value) "") (kindIs "invalid" $value)) -}}
 {{- $_ := set $env $name (dict "value" (include "headrace.text" $value)) -}}
 {{- end -}}
