@@ -102,6 +102,7 @@ fuzz: venv ## Fuzz what reads bytes from outside (SECONDS=60; pip install '.[fuz
 bench: venv ## Measure speed and quality, one benchmark after another (BENCH_DATA=stream.parquet)
 	@$(BIN)/python -m bench.pipeline $(BENCH_ARGS)
 	@$(BIN)/python -m bench.checkpoint $(BENCH_ARGS)
+	@$(BIN)/python -m bench.sizing $(BENCH_ARGS)
 	@$(BIN)/python -m bench.throughput $(BENCH_DATA) $(BENCH_ARGS)
 	@$(BIN)/python -m bench.scaling $(BENCH_ARGS)
 	@$(BIN)/python -m bench.memory $(BENCH_DATA) --events 1000000 $(BENCH_ARGS)
