@@ -125,7 +125,7 @@ def _backup(settings: Settings) -> Iterator[Check]:
     probe(target, layout)
     known = note.read(target, layout)
     held = f"a copy up to plan {known.note.seq}, of {known.note.at}" if known is not None else "no copy yet"
-    yield Check("backup", "ok", f"{target}: {held}; a service could go on there")
+    yield Check("backup", "ok", f"{settings.backup.to}: {held}; a service could go on there")
 
 
 def _clock(settings: Settings) -> Iterator[Check]:

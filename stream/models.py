@@ -172,9 +172,12 @@ def _existing(store: ObjectStore, layout: Layout, version: int) -> Layout:
 
 
 def _check_can_serve(store: ObjectStore, layout: Layout) -> None:
-    """Raises ConfigError unless the version can be brought level: a checkpoint, and all plans after it."""
+    """Raises ConfigError unless the version can be brought level: it is complete, has a checkpoint, and there are all
+    plans after that. A checkpoint alone may be what an attempt to train it has left, which the next one removes.
+    """
     newest = _newest_checkpoint(store, layout)
-    if newest is None and layout.version != FIRST_VERSION:
+    complete = layout.version == FIRST_VERSION or versions.read(store, layout).trained is not None
+    if not complete or (newest is None and layout.version != FIRST_VERSION):
         raise ConfigError(
             f"version {layout.version} has no checkpoint that could be restored: it is still being trained, failed, or "
             "was removed as one of the oldest (HEADRACE_RETRAIN_VERSIONS_KEPT)"

@@ -154,19 +154,20 @@ class Succession:
         archive = replace(wings.archive, layout=layout)
         asides = Asides(archive.store, layout, archive.patience, archive.meter)
         self._learner = learner = wings.learners(layout)
-        for tries in range(1, _TRIES + 1):
+        lost = 0
+        while True:
             try:
                 learner.start()
                 at = self._draw_near(archive, learner, asides)
-            except Diverged as error:
+            except Diverged as error:  # counts for nothing: each plan is set aside at its second time
                 asides.diverged(error)
             except LearnerLost:
-                if tries == _TRIES:
+                lost += 1
+                if lost == _TRIES:
                     raise
             else:
                 collector = replace(self._loop.model.collector, layout=layout)
                 return Successor(Model(learner, archive, asides, collector), at)
-        raise LearnerLost(f"version {version} diverged {_TRIES} times while it was brought level")
 
     def _draw_near(self, archive: Archive, learner: LiveLearner, asides: Asides) -> Recovered:
         """Learn until few plans are left: while it learned, others were committed."""

@@ -39,7 +39,7 @@ def backup(
         return
     checkpoints = ", ".join(f"version {version} at {seq}" for version, seq in sorted(done.checkpoints.items()))
     typer.echo(
-        f"copied lineage {done.lineage} up to plan {done.seq} to {target} (checkpoints: {checkpoints or 'none yet'}): "
-        f"{done.objects:,} objects ({done.bytes:,} bytes) written, {done.kept:,} there already, "
-        f"{done.removed:,} removed as the source has collected them"
+        f"copied lineage {done.lineage} up to plan {done.seq} to {settings.backup.to} "
+        f"(checkpoints: {checkpoints or 'none yet'}): {done.objects:,} objects ({done.bytes:,} bytes) written, "
+        f"{done.kept:,} there already, {done.removed:,} removed as the source has collected them"
     )

@@ -24,7 +24,7 @@ from stream.kafka.link import ensure_topic
 from stream.naming import Layout
 from stream.settings.settings import OPTIONS, Settings
 from stream.store.directory import DirectoryStore
-from stream.wiring import kafka_settings, open_store
+from stream.wiring import kafka_settings, open_backup, open_store
 from tests.servers.kafka import KafkaBroker
 from tests.servers.s3 import S3Server
 
@@ -271,7 +271,8 @@ def test_clock_skew(late_server: str, seconds: float, state: str, monkeypatch: p
 
 @pytest.mark.services
 def test_all_well(kafka_broker: KafkaBroker, s3_server: S3Server, closed_port: int) -> None:
-    """With a real broker, a real S3 server and an embedded Ray all is well, and nothing is left in the bucket."""
+    """With a real broker, a real S3 server and an embedded Ray all is well, and nothing is left in the buckets."""
+    copy = s3_server.fresh_bucket()
     arguments: dict[str, object] = {
         "store.endpoint": s3_server.endpoint,
         "store.access_key": s3_server.access_key,
@@ -280,6 +281,7 @@ def test_all_well(kafka_broker: KafkaBroker, s3_server: S3Server, closed_port: i
         "kafka.bootstrap": kafka_broker.bootstrap,
         "kafka.topic": "doctor-well",
         "http.port": closed_port,
+        "backup.to": f"s3://{copy}",
     }
     settings = Settings.load(arguments)
     ensure_topic(kafka_settings(settings), "doctor-well", 3)
@@ -289,7 +291,8 @@ def test_all_well(kafka_broker: KafkaBroker, s3_server: S3Server, closed_port: i
         set(doctor._EXAMINATIONS) | {"topic", "dead-letter topic"}, "ok"
     )
     assert "3 partitions" in findings["topic"].detail
-    assert list(open_store(settings).list("")) == []
+    assert f"s3://{copy}: no copy yet" in findings["backup"].detail
+    assert list(open_store(settings).list("")) == list(open_backup(settings).list("")) == []
 
 
 @pytest.mark.services

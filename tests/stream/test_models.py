@@ -88,6 +88,11 @@ def damage_nothing(_store: DirectoryStore) -> None:
     """As it is."""
 
 
+def forget_record(store: DirectoryStore) -> None:
+    """As an attempt leaves it that dies between its first checkpoint and its record."""
+    store.delete(SECOND.record("trained"))
+
+
 def forget_checkpoints(store: DirectoryStore) -> None:
     for info in list(store.list(SECOND.checkpoints)):
         store.delete(info.key)
@@ -108,6 +113,7 @@ def roll_back(store: DirectoryStore) -> None:
 REFUSED: dict[str, tuple[Callable[[DirectoryStore], object], tuple[str, ...], str]] = {
     "no such version": (damage_nothing, ("models", "promote", "7"), "there is no version 7 of main, only 1, 2"),
     "no such version to show": (damage_nothing, ("models", "show", "3"), "there is no version 3"),
+    "not trained": (forget_record, ("models", "pin", "2"), "still being trained"),
     "no checkpoint": (forget_checkpoints, ("models", "pin", "2"), "version 2 has no checkpoint"),
     "nothing before": (roll_back, ("models", "rollback"), "version 1 is the first that served"),
     "plans are gone": (

@@ -12,8 +12,8 @@ import pytest
 
 from stream import checkpoint, versions
 from stream.drifting import DriftPolicy
-from stream.errors import Fenced, LearnerLost, StoreRefused, StoreUnavailable
-from stream.events import LearnReport
+from stream.errors import Diverged, Fenced, LearnerLost, StoreRefused, StoreUnavailable
+from stream.events import LearnReport, PlannedBatch
 from stream.history import Archive
 from stream.host import LearnerHost
 from stream.metrics import PrometheusMeter
@@ -161,6 +161,24 @@ def test_plans_that_were_collected_are_caught_up_with_from_the_archive() -> None
     assert play.serving == 1
     assert play.rig.state() == folded(play.store).state_sha256()
     proven(play.store)
+
+
+def test_plans_that_poison_the_model_do_not_keep_a_version_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four of those that it missed, each found by diverging twice: it is level all the same, and at the first go."""
+    apply = LearnerHost.apply
+
+    def poisoned(host: LearnerHost, planned: PlannedBatch) -> LearnReport:
+        if planned.plan.seq in {34, 35, 37, 40} and not planned.aside:
+            raise Diverged(planned.plan.seq, "poisoned by the test")
+        return apply(host, planned)
+
+    monkeypatch.setattr(LearnerHost, "apply", poisoned)
+    play = Play({12: ask, 26: roll_back, 80: serve(2)}, rows=2800).run()
+    aside = [int(info.key[-25:-5]) for info in play.store.list(SECOND.asides)]
+
+    assert play.serving == 2
+    assert aside == [34, 35, 37, 40]
+    assert play.rig.meter.value("headrace_version_failures_total") == 0
 
 
 def test_a_worse_version_is_kept_and_does_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:

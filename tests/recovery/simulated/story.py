@@ -141,7 +141,7 @@ class _Teller:
             story.log.quiet.append((start, start + seconds))
         if self.random.random() < 0.3:
             world.at(self.random.uniform(100, STORM), self._retain)
-        if self.random.random() < 0.2:
+        if self.random.random() < 0.3:
             world.at(self.random.uniform(60, STORM), self._rot)
         self._start()
         world.at(self.random.uniform(5, 60), self._trouble)
@@ -350,12 +350,13 @@ class _Teller:
             self.story.log.held[partition] = max(self.story.log.held[partition], end - self.random.randint(0, 5))
 
     def _rot(self) -> None:
-        """A part of some checkpoint is lost, cut short, or has a bit that fell over. Once in a story."""
+        """A part of the newest checkpoint is lost, cut short, or has a bit that fell over. Once in a story."""
         bucket = self.story.bucket
         parts = [key for key in bucket.objects if key.startswith(LAYOUT.checkpoints) and not key.endswith(MANIFEST)]
         if not parts:
             return
-        key = self.random.choice(parts)
+        newest = max(parts).rpartition("/")[0]
+        key = self.random.choice([key for key in parts if key.startswith(newest)])
         data, modified = bucket.objects[key]
         self.story.rotten = key.rpartition("/")[0]
         place = self.random.randrange(len(data))

@@ -30,7 +30,7 @@ from stream.retraining import Progress
 from stream.train.fit import Fitted
 from stream.versions import Duel, Request, Result, RetrainRunning, Serving, Trained
 from tests.fakes import MemoryStore
-from tests.recovery.simulated.ends import Bucket, SimulatedStore
+from tests.recovery.simulated.ends import Bucket, SimulatedStore, Weather
 from tests.recovery.simulated.world import Process
 
 
@@ -49,11 +49,12 @@ class Direct(MemoryStore):
 class SimulatedTraining(Training):
     """Begun with what all of history gives; then, as every other version, with each plan once."""
 
-    def __init__(self, task: Task, archive: Archive, duel: Duel) -> None:
+    def __init__(self, task: Task, archive: Archive, duel: Duel, pause: Callable[[], None]) -> None:
         super().__init__(task, archive)
-        self._verdict = duel
+        self._verdict, self._pause = duel, pause
 
     def _fit(self, clicks: StoredClicks) -> Fitted:
+        self._pause()
         learner: Any = vars(stream.host)["Learner"](self._task.learner)  # a chain, in most worlds
         for batch in clicks.batches(10):
             learner.learn(batch)
@@ -119,9 +120,13 @@ class SimulatedTrainer:
         archive = Archive(store, layout.of_version(against), patience, NullMeter())
         duel = Duel(100, self._world.random.uniform(0.05, 0.2), 0.1, 0.1, 0.1)
         try:
-            answer.append(SimulatedTraining(task, archive, duel).run())
+            answer.append(SimulatedTraining(task, archive, duel, self._take_long).run())
         except Exception as error:  # noqa: BLE001 - as in Ray's actor: it is the answer
             answer.append(error)
+
+    def _take_long(self) -> None:
+        """Longer than a request may be under way, as trainings do."""
+        self._world.sleep(Weather().late_seconds * (1.0 + self._world.random.random()))
 
     def _wait(self, seconds: float) -> bool:
         self._world.sleep(seconds)
