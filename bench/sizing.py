@@ -1,10 +1,10 @@
-"""What Headrace takes of memory, store and processor, by the unit: the figures of docs/operate.md.
+"""What Headrace takes of memory and store, by the unit: the figures of docs/operate.md.
 
 `memory` and `checkpoint`: bytes by user and by item, each clicked once, at the default width, ids of twelve characters.
 `store`: a stream is replayed through the product's own service (`headrace run --replay`, default batches), whose plans
 are collected and archived as soon as may be; then the files of its directory store are counted. Two streams: real
 purchases, without event ids; and made-up clicks with event ids of sixteen characters, which do not compress.
-`events_per_cpu_second`: of that run, all processes and the Parquet reader included, no Kafka (`bench.pipeline` has it).
+How many clicks a core learns is what `bench.pipeline` measures.
 
     python -m bench.sizing --json [--rows N] [--events N]
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -82,12 +81,9 @@ def stored(name: str, events: int) -> dict[str, float]:
             "HEADRACE_STREAM_GC_GRACE_SECONDS": "0",
             "HEADRACE_HTTP_PORT": "0",
         }
-        before = _children_seconds()
         argv = [HEADRACE, "run", "--replay", str(clicks), "--store", str(folder / "store")]
         subprocess.run(argv, env=env, check=True, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        return _counted(folder / "store", events) | {
-            "events_per_cpu_second": round(events / (_children_seconds() - before)),
-        }
+        return _counted(folder / "store", events)
 
 
 def _clicks(name: str, events: int, folder: Path) -> Path:
@@ -116,12 +112,6 @@ def _counted(root: Path, events: int) -> dict[str, float]:
         "archived_bytes_per_event": round(sum(archive) / (events - rows), 1),
         "objects_per_batch": round((len(ranges) + len(documents)) / len(documents), 1),
     }
-
-
-def _children_seconds() -> float:
-    """Processor time of all children that have ended, and of theirs."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":
