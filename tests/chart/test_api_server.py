@@ -35,6 +35,7 @@ from tests.servers.kube.server import Kube, Refused
 pytestmark = pytest.mark.services
 SECRETS = {
     "store": {"access": "key", "secret": "not-a-secret"},
+    "store-copy": {"access": "other-key", "secret": "not-a-secret-either"},
     "headrace": {"password": "p", "user.crt": "c", "user.key": "k"},
     "clicks-cluster-ca-cert": {"ca.crt": "c"},
     "admin": {"token": "t"},
