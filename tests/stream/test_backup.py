@@ -13,6 +13,7 @@ from stream import checkpoint, lineage, versions
 from stream.backup import note
 from stream.backup.copying import Copied, copy
 from stream.batching import CutPolicy
+from stream.collector import Collector
 from stream.errors import ConfigError, StoreRefused, StoreUnavailable
 from stream.history import Archive
 from stream.host import HostConfig
@@ -233,6 +234,40 @@ def test_damage_is_not_copied() -> None:
     store.put(key, store.get(key).data[:-1] + b"x")
     with pytest.raises(StoreRefused, match=key):
         copy(store, MemoryStore(), LAYOUT)
+
+
+def test_a_collection_that_was_cut_short() -> None:
+    """The group is archived, and some of its staged objects are gone before their plans: neither is wanted any more."""
+    store, target = MemoryStore(), MemoryStore()
+    rig = lived(store, 1500, KEEPING)
+    left = [3]
+
+    def count(call: str, _key: str) -> None:
+        left[0] -= call == "delete"
+        if not left[0]:
+            raise Killed
+
+    store.trouble = count
+    with pytest.raises(Killed):
+        Collector(store, LAYOUT, COLLECTING).collect()
+    store.trouble = lambda _call, _key: None
+
+    copy(store, target, LAYOUT)
+
+    sound(target)
+    assert state(target) == (rig.service.figures.seq, rig.state())
+
+
+def test_what_was_set_aside_after_the_newest_plan_is_left_out() -> None:
+    """A plan that came while the copy was made: in the copy another one will have its number."""
+    store, target = MemoryStore(), MemoryStore()
+    newest = lived(store, 400).service.figures.seq
+    for seq in (newest, newest + 1):
+        store.put(LAYOUT.aside(seq), b"{}")
+
+    copy(store, target, LAYOUT)
+
+    assert keys(target, LAYOUT.asides) == {LAYOUT.aside(newest)}
 
 
 def test_a_damaged_checkpoint_where_nothing_is_archived() -> None:
