@@ -41,7 +41,7 @@ GROUP = 4
 """Plans per archive object, so that a short story has something to collect."""
 LOOK_SECONDS = 20.0
 """Between two looks of the keeper: in a world of half an hour every five seconds would be most of what happens."""
-REAL_MODEL_EACH = 20
+REAL_MODEL_EACH = 40
 HARMLESS = 40
 """Worlds that are tried without a protection that corrupts nothing when it is off."""
 _CHUNK = 20

@@ -22,7 +22,7 @@ def test_every_world_ends_well() -> None:
 
 def test_a_seed_is_a_world() -> None:
     """The same seed gives the same world to the last line of its trace, on both models."""
-    for seed in (20, 23):
+    for seed in (40, 23):
         first, second = (live_through(seed, tracing=True)[0].world.trace for _ in range(2))
         assert first
         assert _without_probes(first) == _without_probes(second)

@@ -1,6 +1,6 @@
 """A model that learns nothing but the order: its state is a hash over all that it was given. Cheap, and as strict.
 
-Nineteen of twenty seeds run on it, in the place of the recommender; the rest on the recommender itself. What the
+Thirty-nine of forty seeds run on it, in the place of the recommender; the rest on the recommender itself. What the
 simulation is about, the host around the model included, is the product's own code on both.
 """
 
