@@ -1,6 +1,8 @@
 """The picture of `make demo` in docs/pictures.md: plays it, and draws what its live table shows in the end.
 
-python -m bench.pictures docs/demo.svg [--events N]
+    python -m bench.pictures docs/demo.svg [--events N]
+
+A whole year takes two minutes.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ from stream.errors import EXIT_CODES, ConfigError, HeadraceError  # noqa: E402
 from stream.letterbox import app as letterbox  # noqa: E402
 from stream.models import app as models  # noqa: E402
 from stream.models import retrain  # noqa: E402
+from stream.terminal import Json, Lineage, Store  # noqa: E402
 from stream.terminal import load as _settings  # noqa: E402
 from stream.terminal import say as _print  # noqa: E402
 from stream.terminal import table as _table  # noqa: E402
@@ -47,12 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-Json = Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")]
-Store = Annotated[
-    str | None, typer.Option("--store", help="`s3` or a local directory; else HEADRACE_STORE.", show_default=False)
-]
 Names = Annotated[Path | None, typer.Option(help="Parquet, CSV or JSON with product_id and name.", show_default=False)]
-Lineage = Annotated[str | None, typer.Option(help="Which lineage; else the one that serves.", show_default=False)]
 
 
 def main() -> None:

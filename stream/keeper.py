@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 import structlog
 
-from stream import checkpoint, versions
+from stream import checkpoint, stamps, versions
 from stream.drifting import DriftPolicy, DriftWatch
 from stream.errors import HeadraceError
 from stream.figures import Figures
@@ -130,7 +130,7 @@ class Keeper:
         return abs(self._watch.clock.now() - since) >= self._watch.drift.pause_seconds
 
     def _now(self) -> str:
-        return datetime.fromtimestamp(self._watch.clock.now(), UTC).isoformat(timespec="seconds")
+        return stamps.iso(self._watch.clock.now())
 
     def _tidy(self, known: Known, numbers: Sequence[int], newest: Version) -> None:
         """Remove the checkpoints of versions that nobody goes back to. Their records stay."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from stream.errors import ConfigError
-from stream.terminal import load, say, table
+from stream.terminal import Json, load, say, table
 
 if TYPE_CHECKING:
     from stream.letters import Choice, Letter
@@ -26,7 +26,6 @@ Topic = Annotated[str | None, typer.Option(help="Source topic; else HEADRACE_KAF
 File = Annotated[
     Path | None, typer.Option(help="Read the letters of a `--replay` from its .rejects.jsonl.", show_default=False)
 ]
-Json = Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")]
 
 
 @app.command("list")

@@ -16,18 +16,13 @@ import typer
 from stream import checkpoint, history, versions
 from stream.errors import CheckpointInvalid, ConfigError, PreconditionFailed
 from stream.naming import FIRST_VERSION, Layout
-from stream.terminal import load, say, table
+from stream.terminal import Json, Lineage, Store, load, say, table
 from stream.versions import Result, Serving, Version
 
 if TYPE_CHECKING:
     from stream.ports import ObjectStore
 
 app = typer.Typer(no_args_is_help=True, help="Versions of the model: compare, promote, roll back, pin.")
-Store = Annotated[
-    str | None, typer.Option("--store", help="`s3` or a local directory; else HEADRACE_STORE.", show_default=False)
-]
-Lineage = Annotated[str | None, typer.Option(help="Which lineage; else the one that serves.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")]
 Number = Annotated[int, typer.Argument(min=FIRST_VERSION, help="A version's number, as `list` names it.")]
 Reason = Annotated[str, typer.Option(help="Why, for whoever reads the records.")]
 _POLL_SECONDS = 1.0

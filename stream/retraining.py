@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Protocol
 
 import structlog
 
-from stream import versions
+from stream import stamps, versions
 from stream.errors import HeadraceError, LearnerAway, LearnerLost, PreconditionFailed, StoreUnavailable
 from stream.naming import Layout
 from stream.ports import Clock, Executor, Meter, ObjectStore
@@ -235,4 +234,4 @@ class Retraining:
         self._office.meter.set("headrace_retrain_timestamp_seconds", self._office.clock.now())
 
     def _now(self) -> str:
-        return datetime.fromtimestamp(self._office.clock.now(), UTC).isoformat(timespec="seconds")
+        return stamps.iso(self._office.clock.now())

@@ -20,6 +20,12 @@ from stream.events import RejectReason
 TIME_MS_MAX = 4_102_444_800_000
 """2100-01-01; a later time, or one before 1970, is absurd."""
 
+
+def iso(seconds: float) -> str:
+    """Seconds since 1970 as ISO 8601, to the second, UTC: for records that people read."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _ZONED = re.compile(r"(Z|[+-]\d\d:?\d\d)$")

@@ -1,11 +1,11 @@
-"""What every command does at its ends: read the settings, print JSON, print a table."""
+"""What every command has in common: options, and what it does at its ends (read settings, print JSON, a table)."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,6 +14,12 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from stream.settings.settings import Settings
+
+Store = Annotated[
+    str | None, typer.Option("--store", help="`s3` or a local directory; else HEADRACE_STORE.", show_default=False)
+]
+Lineage = Annotated[str | None, typer.Option(help="Which lineage; else the one that serves.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")]
 
 
 def load(arguments: Mapping[str, object]) -> Settings:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stream.terminal import load, say
+from stream.terminal import Json, Lineage, Store, load, say
 
 
 def backup(
@@ -15,13 +15,9 @@ def backup(
         str | None,
         typer.Option(help="s3://BUCKET or a directory; else HEADRACE_BACKUP_TO.", show_default=False),
     ] = None,
-    store: Annotated[
-        str | None, typer.Option("--store", help="`s3` or a local directory; else HEADRACE_STORE.", show_default=False)
-    ] = None,
-    lineage: Annotated[
-        str | None, typer.Option(help="Which lineage; else the one that serves.", show_default=False)
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")] = False,
+    store: Store = None,
+    lineage: Lineage = None,
+    as_json: Json = False,
 ) -> None:
     """Copy a lineage into another bucket or directory, while the service goes on; again, to bring the copy up to date.
 

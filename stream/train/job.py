@@ -20,10 +20,9 @@ import json
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import IO
 
-from stream import wiring
+from stream import stamps, wiring
 from stream.clocks import SystemClock
 from stream.errors import CheckpointInvalid, StoreRefused
 from stream.ports import Clock, ObjectStore
@@ -215,7 +214,7 @@ class _Job:
             "new_users": users - int(before.get("n_users", 0)),
             "new_items": items - int(before.get("n_items", 0)),
             "final_loss": losses[fitted.kept - 1] if losses else before.get("final_loss"),
-            "last_updated": datetime.fromtimestamp(self._clock.now(), UTC).isoformat(timespec="seconds"),
+            "last_updated": stamps.iso(self._clock.now()),
             "total_training_samples": events + int(before.get("total_training_samples", 0)),
             "epoch_losses": losses,
             "kept_epoch": fitted.kept,

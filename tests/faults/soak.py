@@ -26,7 +26,7 @@ from typing import Any
 
 import psutil
 
-from tests.faults.stand import Stand
+from tests.faults.stand import Stand, meanwhile
 from tests.servers import process
 from tests.servers.kafka import KafkaBroker
 from tests.servers.s3 import start_seaweedfs
@@ -89,9 +89,8 @@ def peak(stand: Stand) -> float:
 @contextmanager
 def pouring(stand: Stand, rate: float) -> Iterator[None]:
     """Publish `rate` messages a second, or as fast as they are learned if that is slower: nothing piles up."""
-    over = threading.Event()
 
-    def pour() -> None:
+    def pour(over: threading.Event) -> None:
         since = time.monotonic()
         while not over.wait(TURN_SECONDS):
             due, since = int((time.monotonic() - since) * rate), time.monotonic()
@@ -99,13 +98,8 @@ def pouring(stand: Stand, rate: float) -> Iterator[None]:
             if (count := int(min(due, room, rate))) > 0:
                 stand.publish(count)
 
-    thread = threading.Thread(target=pour)
-    thread.start()
-    try:
+    with meanwhile(pour):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def learned(stand: Stand) -> float:

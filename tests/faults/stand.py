@@ -12,10 +12,11 @@ import os
 import random
 import signal
 import subprocess
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -274,6 +275,19 @@ class Stand(Run):
         ]
         said = {"sent": dict(self.sent), "planned": dict(self.outcomes()), "plans": plans[-20:], "pid": os.getpid()}
         return "\n".join([json.dumps(said), *lines[-120:]])
+
+
+@contextmanager
+def meanwhile(act: Callable[[threading.Event], None]) -> Iterator[None]:
+    """`act` runs in a thread of its own, until it is told by its event that it is over."""
+    over = threading.Event()
+    thread = threading.Thread(target=act, args=(over,))
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _is_actor(each: psutil.Process | None) -> bool:

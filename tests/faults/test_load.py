@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 import psutil
 import pytest
 
-from tests.faults.stand import Stand
+from tests.faults.stand import Stand, meanwhile
 
 pytestmark = [pytest.mark.services, pytest.mark.faults]
 HIGH, FETCH = 400_000, 4 << 20
@@ -26,23 +26,20 @@ LOAD = {
 @contextmanager
 def slowed(stand: Stand, share: float, period_seconds: float = 0.5) -> Iterator[None]:
     """The learner's process runs only a `share` of the time: stopped and continued, over and over."""
-    learner, over = stand.learner(), threading.Event()
+    learner = stand.learner()
     assert learner is not None, stand.log()
 
-    def pace() -> None:
+    def pace(over: threading.Event) -> None:
         while not over.is_set():
             learner.suspend()
             over.wait(period_seconds * (1 - share))
             learner.resume()
             over.wait(period_seconds * share)
 
-    thread = threading.Thread(target=pace)
-    thread.start()
     try:
-        yield
+        with meanwhile(pace):
+            yield
     finally:
-        over.set()
-        thread.join()
         with suppress(psutil.NoSuchProcess):
             learner.resume()
 
