@@ -152,8 +152,10 @@ def _made(place: Ground, settings: Settings) -> tuple[Service, ObjectStore, Prom
 
 def _result(watch: Watch, options: argparse.Namespace) -> dict[str, Any]:
     without, trained = watch.speeds[False], watch.speeds[True]
+    beside = [2 * speed / (before + after) for speed, before, after in zip(trained, without, without[1:], strict=False)]
     return {
         "ratio": round(median(trained) / median(without), 3),
+        "worst": round(min(beside), 3),  # of a window with a training to the mean of its two neighbours
         "without": [round(each) for each in without],
         "while_training": [round(each) for each in trained],
         "seconds": options.seconds,

@@ -62,7 +62,7 @@ class Run:
     def command(self, *argv: str) -> subprocess.CompletedProcess[str]:
         """Run `headrace ...` to its end."""
         return subprocess.run(
-            [HEADRACE, *argv], env=self.env, capture_output=True, text=True, timeout=120, check=False, cwd=self.folder
+            [HEADRACE, *argv], env=self.env, capture_output=True, text=True, timeout=240, check=False, cwd=self.folder
         )
 
     def start(self) -> None:

@@ -64,6 +64,10 @@ class TestEmbedded:
         """BLAS has one thread in the actor, whatever the shell says."""
         assert ask(learner, blas_threads) == 1
 
+    def test_is_as_urgent_as_the_service(self, learner: RayLearner) -> None:
+        """Ray would have its workers give way to every other process."""
+        assert ask(learner, niceness) == 0
+
     def test_reads_beside_learning(self, learner: RayLearner) -> None:
         """A recommendation does not wait for the plans before it, nor for a checkpoint that waits for them."""
         for planned in chain(8, 20_000):
@@ -112,6 +116,11 @@ class TestCluster:
     def test_one_blas_thread(self, learner: RayLearner) -> None:
         """BLAS has one thread in the actor, whatever the cluster's environment says."""
         assert ask(learner, blas_threads) == 1
+
+    @pytest.mark.usefixtures("client_ray")
+    def test_is_as_urgent_as_the_service(self, learner: RayLearner) -> None:
+        """As with our own Ray."""
+        assert ask(learner, niceness) == 0
 
     def test_failing_start_keeps_secrets(self, client_ray: Head, config: HostConfig) -> None:
         """As with our own Ray: neither the error nor anything in the cluster's folder holds the credentials."""
@@ -262,6 +271,11 @@ def references() -> int:
 def ask(learner: RayLearner, question: Callable[[Any], Any]) -> Any:
     """Run a function inside the actor."""
     return ray.get(learner._actor.__ray_call__.remote(question))
+
+
+def niceness(_: object) -> int:
+    """Of this process."""
+    return os.nice(0)
 
 
 def blas_threads(_: object) -> int:
