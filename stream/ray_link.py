@@ -36,8 +36,8 @@ _CLIENT_SECONDS = {
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 # The learner freezes its state by a fork, and gRPC's fork handlers crash most children of a process in which
 # its threads run (tests/stream/test_freeze.py counts them).
-# Ray's own niceness for its workers, 15, would leave the learner a thirtieth of what the service beside it gets of a busy
-# processor, and no room below it for a training.
+# Ray's own niceness for its workers, 15, would leave the learner a thirtieth of what the service beside it gets of a
+# busy processor, and no room below it for a training.
 _WORKER = {**_ONE_THREAD, "GRPC_ENABLE_FORK_SUPPORT": "0", "RAY_worker_niceness": "0"}
 # How Ray says that the process which serves this one client died as it started: its parent forks while gRPC's threads
 # run (ray-project/ray#63202). The next try mostly succeeds.
