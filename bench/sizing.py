@@ -1,6 +1,7 @@
 """What Headrace takes of memory and store, by the unit: the figures of docs/operate.md.
 
-`memory` and `checkpoint`: bytes by user and by item, each clicked once, at the default width, ids of twelve characters.
+`memory` (of the live learner, serving view included) and `checkpoint`: bytes by user and by item, each clicked once, at
+the default width, ids of twelve characters.
 `store`: a stream is replayed through the product's own service (`headrace run --replay`, default batches), whose plans
 are collected and archived as soon as may be; then the files of its directory store are counted. Two streams: real
 purchases, without event ids; and made-up clicks with event ids of sixteen characters, which do not compress.
@@ -37,7 +38,7 @@ FEW = 1000
 
 def main() -> None:
     options = _options()
-    memory = {kind: each["resident"] for kind, each in row_bytes(options.rows).items()}
+    memory = {kind: each["served"] for kind, each in row_bytes(options.rows).items()}
     say(f"bytes of memory by row: {memory}")
     checkpoint = {kind: checkpoint_bytes(kind, options.rows) for kind in memory}
     say(f"bytes of a checkpoint by row: {checkpoint}")

@@ -7,7 +7,6 @@ may happen on others: they work on the serving view and on a frozen copy.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import shutil
@@ -27,17 +26,15 @@ from model.batch import Learned, Scores, Strings
 from model.config import LearnerConfig
 from model.learner import Learner
 from model.view import ServingView
-from stream import checkpoint, faultpoints
-from stream.errors import CheckpointInvalid, Diverged, LearnerFailed
+from stream import checkpoint, faultpoints, modelfiles
+from stream.errors import Diverged, LearnerFailed
 from stream.events import CheckpointRef, LearnReport, PlannedBatch, Position, Recommendation, Totals
 from stream.freeze import Frozen, WriterCrashed, scratch
 from stream.naming import Layout
-from stream.partfiles import Arrays, last, read_arrays, read_ids, write_arrays, write_ids
+from stream.partfiles import Arrays, last, write_arrays
 from stream.ports import ObjectStore
 
 STREAM_PART = "stream"
-IDS = "ids.parquet"
-MODEL = "model.json"
 UNSCORED = Scores(0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
@@ -46,6 +43,8 @@ class HostConfig:
     """What the learner's process is begun with.
 
     `window`: event ids kept for dedupe. `fork`: whether a checkpoint may be frozen by a fork, where there is one.
+    `serves`: whether it is asked for recommendations; the view that answers them costs nearly as much memory as
+    the model.
     """
 
     learner: LearnerConfig
@@ -53,6 +52,7 @@ class HostConfig:
     store: ObjectStore
     window: int
     fork: bool = True
+    serves: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +151,7 @@ class LearnerHost:
         begun = self._begun.popleft()
         try:
             begun.frozen.wait()
-            write_ids(begun.ids, begun.folder / IDS)
-            (begun.folder / MODEL).write_text(json.dumps(begun.model))
+            modelfiles.write_texts(begun.folder, begun.ids, begun.model)
             files = {path.name: path for path in begun.folder.iterdir()}
             layout = self._config.layout
             manifest = checkpoint.write(self._config.store, layout, begun.manifest, files)
@@ -214,7 +213,11 @@ class LearnerHost:
         self._diverged: Diverged | None = None
         self._window = deque([position.window])
         self._view = ServingView()
-        self._view.publish(learner)
+        self._publish()
+
+    def _publish(self) -> None:
+        if self._config.serves:
+            self._view.publish(self._learner)
 
     def _learn(self, planned: PlannedBatch) -> LearnReport:
         batch = planned.batch
@@ -228,7 +231,7 @@ class LearnerHost:
             raise self._diverged
         done = time.perf_counter()
         faultpoints.reach("publish")
-        self._view.publish(self._learner)
+        self._publish()
         published = time.perf_counter()
         seconds = {"score": scored - started, "learn": done - scored, "publish": published - done}
         report = self._report(planned.plan.seq, learned, scores)
@@ -278,16 +281,11 @@ class LearnerHost:
         return {"window_data": np.append(ids.data, np.uint8(0)), "window_offsets": ids.offsets}
 
     def _load(self, manifest: checkpoint.Manifest) -> tuple[Learner, Strings]:
-        store = self._config.store
-        data = {part.name: checkpoint.read_part(store, part) for part in manifest.parts}
-        try:
-            ids, model = read_ids(data.pop(IDS)), json.loads(data.pop(MODEL))
-            parts = read_arrays(data)
-            window = _window(parts.pop(STREAM_PART))
-            learner = snapshot.load(snapshot.Snapshot(parts, ids, model))
-        except Exception as error:  # whatever a foreign or old checkpoint makes the readers say
-            raise CheckpointInvalid(f"checkpoint {manifest.seq} cannot be loaded: {error}") from error
-        return learner, window
+        what = f"checkpoint {manifest.seq}"
+        reading = modelfiles.read(self._config.store, manifest, what)
+        with modelfiles.loading(what):
+            window = _window(reading.parts.pop(STREAM_PART))
+            return reading.learner(), window
 
     def _manifest(self) -> checkpoint.Manifest:
         position, rows, quality = self._position, self._learner.rows(), self._learner.quality()

@@ -13,15 +13,13 @@ from urllib.parse import urlencode, urlsplit
 
 import structlog
 
-from model import snapshot
 from model.learner import Learner
-from stream import checkpoint
+from stream import checkpoint, modelfiles
 from stream.checkpoint import Manifest
 from stream.errors import CheckpointInvalid, ConfigError, HeadraceError, StoreRefused, StoreUnavailable
-from stream.host import IDS, MODEL, STREAM_PART
+from stream.host import STREAM_PART
 from stream.names import load_names
 from stream.naming import Layout, seq_of
-from stream.partfiles import read_arrays, read_ids
 from stream.ports import ObjectStore
 
 __all__ = ["Answer", "checkpoints", "load_names", "newest", "recommend_from_service", "recommend_from_store", "show"]
@@ -203,14 +201,11 @@ def _loaded(store: ObjectStore, keys: list[str]) -> Iterator[tuple[Manifest, Lea
 
 def _load(store: ObjectStore, manifest: Manifest) -> Learner:
     """The model of a checkpoint, without its place in the stream."""
-    data = {part.name: checkpoint.read_part(store, part) for part in manifest.parts}
-    try:
-        ids, meta = read_ids(data.pop(IDS)), json.loads(data.pop(MODEL))
-        parts = read_arrays(data)
-        del parts[STREAM_PART]
-        return snapshot.load(snapshot.Snapshot(parts, ids, meta))
-    except Exception as error:  # whatever a foreign or old checkpoint makes the readers say
-        raise CheckpointInvalid(f"checkpoint {manifest.seq} cannot be loaded: {error}") from error
+    what = f"checkpoint {manifest.seq}"
+    reading = modelfiles.read(store, manifest, what)
+    with modelfiles.loading(what):
+        del reading.parts[STREAM_PART]
+        return reading.learner()
 
 
 def _base(url: str) -> str:

@@ -24,7 +24,7 @@ ROOMS = {
     "corridor": "stream.aside stream.patience stream.refetch stream.planner stream.committer stream.history "
     "stream.recovery stream.opening stream.collector stream.figures stream.gate stream.loop stream.succession "
     "stream.retraining stream.keeper",
-    "host": "stream.host stream.freeze",
+    "host": "stream.host stream.freeze stream.modelfiles",
     "kafka": "stream.kafka.*",
     "replay": "stream.replay.* stream.clocks",
     "store": "stream.store.*",

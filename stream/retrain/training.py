@@ -21,7 +21,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import structlog
 
-from model import snapshot
 from model.batch import Batch, Float64
 from model.config import LearnerConfig
 from model.learner import Learner
@@ -31,6 +30,7 @@ from stream.errors import CheckpointInvalid, ConfigError, Diverged, LearnerFaile
 from stream.events import CheckpointRef, PlannedBatch, Position
 from stream.history import Archive, follow
 from stream.host import HostConfig, LearnerHost
+from stream.modelfiles import Shelf
 from stream.naming import Layout
 from stream.planner import Head
 from stream.ports import ObjectStore
@@ -117,14 +117,19 @@ class Training:
         Raises ConfigError when there is nothing to train from, StoreRefused when history is damaged, LearnerFailed when
         the new model is no good.
         """
+        with Shelf() as live:
+            return self._train(live)
+
+    def _train(self, live: Shelf) -> Trained:
+        """Two models at a time are in memory; what waits for its turn is on the disk."""
         began = time.monotonic()
-        live = self._live()
+        at = self._lay_by_live(live)
         self._show(0.0, "reading what is stored")
-        clicks = self._clicks(live.position)
+        clicks = self._clicks(at)
         fitted = self._fit(clicks)
         new = self._host(self._task.layout)
-        new.begin_with(self._as_live(fitted.learner, live.model), live.position)
-        duel = self._duel(new, live)
+        new.begin_with(fitted.learner, at)
+        duel = self._against_live(new, live.take(), at)
         self._show(0.98, "writing the first checkpoint")
         if (done := versions.read(self._task.store, self._task.layout).trained) is not None:
             return done  # another process was faster
@@ -146,6 +151,17 @@ class Training:
             self._task.store.delete(written.manifest_key)
         return noted
 
+    def _lay_by_live(self, shelf: Shelf) -> Position:
+        """Now, since its checkpoint may be gone when its turn comes. Where it stands."""
+        host = self._live()
+        shelf.put(host.model)
+        return host.position
+
+    def _against_live(self, new: LearnerHost, model: Learner, at: Position) -> Duel:
+        live = self._host(self._archive.layout)
+        live.begin_with(model, at)
+        return self._duel(new, live)
+
     def _live(self) -> LearnerHost:
         """The live version as its oldest checkpoint that verifies says it was."""
         host = self._host(self._archive.layout)
@@ -163,7 +179,7 @@ class Training:
 
     def _host(self, layout: Layout) -> LearnerHost:
         task = self._task
-        return LearnerHost(HostConfig(task.learner, layout, task.store, task.window, fork=False))
+        return LearnerHost(HostConfig(task.learner, layout, task.store, task.window, fork=False, serves=False))
 
     def _clicks(self, end: Position) -> StoredClicks:
         prefix = self._archive.layout.asides
@@ -193,13 +209,6 @@ class Training:
     def _fit(self, clicks: StoredClicks) -> Fitted:
         epochs = self._task.request.epochs or self._task.epochs
         return fit.from_scratch(clicks, self._task.learner, epochs, _Watcher(self._show))
-
-    @staticmethod
-    def _as_live(learner: Learner, live: Learner) -> Learner:
-        """The learner with the share of scoring that the live one has: training scored for itself."""
-        dumped = snapshot.dump(learner)
-        config = {**dumped.meta["config"], "score_fraction": live.config.score_fraction}
-        return snapshot.load(replace(dumped, meta={**dumped.meta, "config": config}))
 
     def _duel(self, new: LearnerHost, live: LearnerHost) -> Duel:
         """Both learn what came after history ended, each click of a sample ranked by both before."""
@@ -247,8 +256,8 @@ class Training:
     def _check_answers(self, again: LearnerHost, clicks: StoredClicks) -> None:
         batch = next(iter(clicks.batches(1)))
         for user in (batch.users.tolist()[0], "a user that nobody has seen"):
-            answer = again.recommend(user, 10)
-            if not answer or not all(math.isfinite(item.score) for item in answer):
+            answer = again.model.recommend(user, 10)
+            if not answer or not all(math.isfinite(score) for _, score in answer):
                 raise LearnerFailed(f"the new model has no finite answer for {user!r}: {answer}")
 
     def _notes(self, clicks: StoredClicks) -> tuple[str, ...]:

@@ -378,7 +378,9 @@ class RetrainOptions(Group):
     """A full retrain beside the live model (`headrace retrain`), and when what it makes takes over."""
 
     enabled: bool = option(
-        "Train new versions here when asked: it takes the memory of up to four more models meanwhile.", default=True
+        "Train new versions here when asked: it takes one and a half times the memory of the live model's rows "
+        "meanwhile.",
+        default=True,
     )
     margin: float = option(
         "A new version takes over unless its MRR is below the live one's by more than this share of it.",

@@ -16,6 +16,7 @@ from model import snapshot
 from model.batch import Batch
 from model.config import LearnerConfig
 from model.learner import Learner
+from stream.modelfiles import Shelf
 
 BATCH_CLICKS_MAX = 500
 """Clicks counted in at once: what is new in a batch cannot be ranked or stand in a context before the next one."""
@@ -113,6 +114,21 @@ class Fitted:
     kept: int = 0
 
 
+@dataclass(slots=True)
+class _Best:
+    """The epochs so far, and on disk the learner of the one that ranked best: memory holds two learners, not three."""
+
+    shelf: Shelf
+    epochs: list[Epoch] = field(default_factory=list)
+    number: int = 0
+
+    def offer(self, candidate: Learner, epoch: Epoch) -> None:
+        self.epochs.append(epoch)
+        if not self.number or math.isnan(epoch.held_mrr) or epoch.held_mrr > self.epochs[self.number - 1].held_mrr:
+            self.shelf.put(candidate)
+            self.number = epoch.number
+
+
 def batch_clicks(clicks: int) -> int:
     """Clicks per batch when there are so many in all."""
     return max(1, min(BATCH_CLICKS_MAX, clicks // BATCHES_MIN))
@@ -123,16 +139,11 @@ def from_scratch(clicks: ClicksInOrder, config: LearnerConfig, epochs: int, watc
     held = int(len(clicks) * HELD_SHARE)
     if held < HELD_CLICKS_MIN:
         return _all_epochs(clicks, Learner(config), epochs, watcher)
-    config = LearnerConfig.from_dict(config.to_dict() | {"score_fraction": min(1.0, SCORED_CLICKS / held)})
-    learner, best = Learner(config), Fitted(Learner(config))
-    for number in range(1, epochs + 1):
-        candidate, epoch = _epoch_with_proof(learner, clicks, (number, epochs), watcher)
-        best.epochs.append(epoch)
-        if not best.kept or math.isnan(epoch.held_mrr) or epoch.held_mrr > best.epochs[best.kept - 1].held_mrr:
-            best.learner, best.kept = candidate, number
-        if number - best.kept >= PATIENCE:
-            break
-    return best
+    scoring = LearnerConfig.from_dict(config.to_dict() | {"score_fraction": min(1.0, SCORED_CLICKS / held)})
+    with Shelf() as shelf:
+        best = _Best(shelf)
+        _epochs_with_proof(Learner(scoring), clicks, epochs, best, watcher)  # which lets go of its learner
+        return Fitted(shelf.take(score_fraction=config.score_fraction), best.epochs, best.number)
 
 
 def further(clicks: ClicksInOrder, learner: Learner, epochs: int, rate: float, watcher: Watcher) -> Fitted:
@@ -153,6 +164,13 @@ def _all_epochs(clicks: ClicksInOrder, learner: Learner, epochs: int, watcher: W
         fitted.epochs.append(sums.epoch(number))
         watcher.end(fitted.epochs[-1])
     return fitted
+
+
+def _epochs_with_proof(learner: Learner, clicks: ClicksInOrder, epochs: int, best: _Best, watcher: Watcher) -> None:
+    for number in range(1, epochs + 1):
+        best.offer(*_epoch_with_proof(learner, clicks, (number, epochs), watcher))
+        if number - best.number >= PATIENCE:
+            return
 
 
 def _epoch_with_proof(

@@ -6,7 +6,6 @@ What must follow (pickle, archive, clearing) is written down in it, and done by 
 
 from __future__ import annotations
 
-import json
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping
@@ -19,19 +18,17 @@ import msgspec
 from model import snapshot
 from model.batch import Strings
 from model.learner import Learner
-from stream import checkpoint
+from stream import checkpoint, modelfiles
 from stream.checkpoint import Manifest
 from stream.errors import CheckpointInvalid, Fenced, NotFound
 from stream.events import Totals
 from stream.freeze import scratch
 from stream.naming import Layout, seq_of
-from stream.partfiles import read_arrays, read_ids, write_arrays, write_ids
+from stream.partfiles import write_arrays
 from stream.ports import ObjectStore
 from stream.train.clickfile import Consumed
 
 LINEAGE = "batch"
-IDS = "ids.parquet"
-MODEL = "model.json"
 WINDOW = "window"
 FINISHED = "FINISHED.json"
 KEPT = 2
@@ -95,15 +92,11 @@ class States:
 
     def load(self, generation: Generation) -> tuple[Learner, list[str]]:
         """Its learner, and the event ids of its dedupe window, oldest first. Raises `CheckpointInvalid`."""
-        data = {part.name: checkpoint.read_part(self.store, part) for part in generation.manifest.parts}
-        try:
-            ids = read_ids(data.pop(IDS))
-            window = ids.pop(WINDOW, Strings.of([]))
-            model = json.loads(data.pop(MODEL))
-            learner = snapshot.load(snapshot.Snapshot(dict(read_arrays(data)), ids, model))
-        except Exception as error:  # whatever a damaged or foreign state makes the readers say
-            raise CheckpointInvalid(f"generation {generation.seq} of the state cannot be loaded: {error}") from error
-        return learner, window.tolist()
+        what = f"generation {generation.seq} of the state"
+        reading = modelfiles.read(self.store, generation.manifest, what)
+        with modelfiles.loading(what):
+            window = reading.ids.pop(WINDOW, Strings.of([]))
+            return reading.learner(), window.tolist()
 
     def commit(
         self, seq: int, learner: Learner, window: Iterable[str], metadata: Mapping[str, Any], duty: Duty
@@ -174,6 +167,5 @@ def _seq_in(key: str) -> int:
 def _write_files(learner: Learner, window: Iterable[str], folder: Path) -> dict[str, Path]:
     dumped = snapshot.dump(learner)
     write_arrays(dumped.parts, folder)
-    write_ids({**dumped.ids, WINDOW: Strings.of(list(window))}, folder / IDS)
-    (folder / MODEL).write_text(json.dumps(dumped.meta))
+    modelfiles.write_texts(folder, {**dumped.ids, WINDOW: Strings.of(list(window))}, dumped.meta)
     return {path.name: path for path in folder.iterdir()}

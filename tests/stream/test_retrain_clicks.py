@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from dataclasses import replace
 
 import pytest
 
-from model.batch import Batch
+from model import snapshot
+from model.batch import Batch, Learned
+from model.learner import Learner
 from stream import versions
 from stream.batching import CutPolicy
 from stream.collector import Collector
@@ -18,6 +21,7 @@ from stream.patience import Patience
 from stream.policy import Backoff, CheckpointPolicy
 from stream.retrain.clicks import Span, StoredClicks, require, scan
 from stream.retrain.training import Task, Training
+from stream.train import fit
 from stream.versions import Request
 from tests.fakes import MemoryStore
 from tests.rigs import LAYOUT, MODEL, RHYTHM, Rig, clicks
@@ -122,6 +126,35 @@ def test_the_same_history_gives_the_same_model(store: MemoryStore) -> None:
         parts.append(sorted(key for key in keys if key.endswith(".safetensors")))  # each is named by its hash
 
     assert parts[0] == parts[1] != []
+
+
+def test_two_models_at_a_time(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is what a retrain may lack: whichever model waits for its turn lies on the disk."""
+    found, before = [], models()
+    learn, load = Learner.learn, snapshot.load
+
+    def learning(model: Learner, batch: Batch, rate: float = 1.0) -> Learned:
+        found.append(models() - before)
+        return learn(model, batch, rate)
+
+    def loading(dumped: snapshot.Snapshot) -> Learner:
+        model = load(dumped)
+        found.append(models() - before)
+        return model
+
+    monkeypatch.setattr(Learner, "learn", learning)
+    monkeypatch.setattr(snapshot, "load", loading)
+    monkeypatch.setattr(fit, "HELD_CLICKS_MIN", 1)  # so that an epoch has its candidate
+
+    training(store.copy()).run()
+
+    assert max(found) == 2
+
+
+def models() -> int:
+    """How many there are in this process, without those that have learned nothing."""
+    gc.collect()
+    return sum(isinstance(each, Learner) and len(each.items) > 0 for each in gc.get_objects())
 
 
 def training(store: MemoryStore, older_key: str = "") -> Training:

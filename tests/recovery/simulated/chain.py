@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 
 import model.snapshot
 import stream.host
+import stream.modelfiles
 from model.batch import Batch, Learned, Scores
 from model.config import LearnerConfig
 
@@ -115,14 +116,11 @@ class _NoView:
 @contextmanager
 def chain_model(*, real: bool) -> Iterator[None]:
     """Let hosts that are made meanwhile hold a `Chain`, unless `real`."""
-    names: dict[str, Any] = (
-        {} if real else {"Learner": Chain, "snapshot": _Snapshots, "health": _Health, "ServingView": _NoView}
-    )
-    before = {name: getattr(stream.host, name) for name in names}
-    for name, value in names.items():
-        setattr(stream.host, name, value)
-    try:
+    host = {"Learner": Chain, "snapshot": _Snapshots, "health": _Health, "ServingView": _NoView}
+    places: list[tuple[Any, str, Any]] = [(stream.host, name, value) for name, value in host.items()]
+    places.append((stream.modelfiles, "snapshot", _Snapshots))
+    with ExitStack() as patched:
+        for where, name, value in [] if real else places:
+            patched.callback(setattr, where, name, getattr(where, name))
+            setattr(where, name, value)
         yield
-    finally:
-        for name, value in before.items():
-            setattr(stream.host, name, value)

@@ -13,7 +13,6 @@ from typing import Any
 
 import stream.host
 from model.config import LearnerConfig
-from model.learner import Learner
 from stream import versions
 from stream.errors import ConfigError, HeadraceError, LearnerLost, PreconditionFailed
 from stream.history import Archive
@@ -59,10 +58,6 @@ class SimulatedTraining(Training):
         for batch in clicks.batches(10):
             learner.learn(batch)
         return Fitted(learner, [], 1)
-
-    @staticmethod
-    def _as_live(learner: Learner, _live: Learner) -> Learner:
-        return learner
 
     def _duel(self, new: LearnerHost, live: LearnerHost) -> Duel:
         for planned in self._newer(live.position):
