@@ -103,6 +103,8 @@ bench: venv ## Measure speed and quality, one benchmark after another (BENCH_DAT
 	@$(BIN)/python -m bench.pipeline $(BENCH_ARGS)
 	@$(BIN)/python -m bench.checkpoint $(BENCH_ARGS)
 	@$(BIN)/python -m bench.sizing $(BENCH_ARGS)
+	@$(BIN)/python -m bench.retrain $(BENCH_ARGS)
+	@$(BIN)/python -m bench.retrain_memory $(BENCH_ARGS)
 	@$(BIN)/python -m bench.throughput $(BENCH_DATA) $(BENCH_ARGS)
 	@$(BIN)/python -m bench.scaling $(BENCH_ARGS)
 	@$(BIN)/python -m bench.memory $(BENCH_DATA) --events 1000000 $(BENCH_ARGS)
