@@ -10,12 +10,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from safetensors import SafetensorError
+
 from model import snapshot
 from model.batch import Strings
 from model.learner import Learner
 from stream import checkpoint
 from stream.checkpoint import Manifest
-from stream.errors import CheckpointInvalid
+from stream.errors import CheckpointInvalid, LearnerFailed
 from stream.freeze import scratch
 from stream.partfiles import Arrays, read_arrays, read_ids, write_arrays, write_ids
 from stream.ports import ObjectStore
@@ -94,10 +96,16 @@ class Shelf:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def put(self, learner: Learner) -> None:
-        """In the place of what was there. Raises OSError when the disk is full."""
+        """In the place of what was there. Raises LearnerFailed when the disk has no room for it."""
         dumped = snapshot.dump(learner)
-        write_arrays(dumped.parts, self._folder)
-        write_texts(self._folder, dumped.ids, dumped.meta)
+        try:
+            write_arrays(dumped.parts, self._folder)
+            write_texts(self._folder, dumped.ids, dumped.meta)
+        except (OSError, SafetensorError) as error:
+            raise LearnerFailed(
+                f"a model that waits for its turn cannot be written to {self._folder.parent}: {error}. Make room there "
+                "for three checkpoints (in the chart: tmp.sizeLimit), or let TMPDIR name another folder"
+            ) from error
 
     def take(self, **config: Any) -> Learner:
         """A copy of what is there. `config`: see `Reading.learner`."""

@@ -116,6 +116,22 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "HEADRACE_RAY_OBJECT_STORE_BYTES=1073741824",
         "Raise the one or lower the other",
     ),
+    "less memory than the model may take": (
+        {"settings": {"HEADRACE_MODEL_MEMORY_BYTES": "4GiB"}},
+        "resources.limits.memory=4Gi is less than HEADRACE_MODEL_MEMORY_BYTES=4GiB",
+        "Raise the limit or lower the budget",
+    ),
+    "a shard with less memory than its model may take": (
+        {
+            "settings": {"HEADRACE_MODEL_MEMORY_BYTES": "3GiB"},
+            "shards": [
+                {"name": "a", "topic": "a"},
+                {"name": "b", "topic": "b", "resources": {"limits": {"memory": "2Gi"}}},
+            ],
+        },
+        "resources.limits.memory=2Gi is less than",
+        "Raise the limit",
+    ),
     "a directory that goes with the pod": (
         {"settings": {"HEADRACE_STORE": "/data"}},
         "settings.HEADRACE_STORE=/data is a directory that goes with its pod",

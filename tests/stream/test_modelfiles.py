@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from model import snapshot
 from model.batch import Batch
 from model.config import LearnerConfig
 from model.learner import Learner
+from stream.errors import LearnerFailed
 from stream.modelfiles import IDS, MODEL, Reading, Shelf
 
 CONFIG = LearnerConfig(dim=4, negatives=8)
@@ -68,6 +70,16 @@ def test_leaves_nothing(learner: Learner, tmp_path: Path, monkeypatch: pytest.Mo
         raise RuntimeError
 
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_named(learner: Learner) -> None:
+    """With what to do about it, whether an array or a text does not fit: here nothing can be written any more."""
+    with Shelf() as shelf:
+        (folder,) = (path for path in Path(tempfile.gettempdir()).glob(f"headrace-checkpoint-{os.getpid()}-*"))
+        folder.rmdir()
+
+        with pytest.raises(LearnerFailed, match=r"cannot be written to .* No such file .* tmp\.sizeLimit"):
+            shelf.put(learner)
 
 
 @pytest.mark.parametrize("lost", [IDS, MODEL])

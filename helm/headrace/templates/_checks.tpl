@@ -124,6 +124,12 @@ with the key and the remedy. */}}
 {{- if lt (include "headrace.bytes" $.Values.shm.sizeLimit | int64) (include "headrace.bytes" $store | int64) -}}
 {{- $problems = append $problems (printf "shm.sizeLimit=%s is less than HEADRACE_RAY_OBJECT_STORE_BYTES=%s: Ray would not start. Raise the one or lower the other" $.Values.shm.sizeLimit (include "headrace.text" $store)) -}}
 {{- end -}}
+{{- $budget := default 0 $settings.HEADRACE_MODEL_MEMORY_BYTES -}}
+{{- $limit := dig "limits" "memory" "" (default $.Values.resources .resources) -}}
+{{- $least := add (include "headrace.bytes" $budget | int64) (include "headrace.bytes" $store | int64) -}}
+{{- if and $limit (gt $least (include "headrace.bytes" $limit | int64)) -}}
+{{- $problems = append $problems (printf "resources.limits.memory=%s is less than HEADRACE_MODEL_MEMORY_BYTES=%s and HEADRACE_RAY_OBJECT_STORE_BYTES=%s together: the pod would be killed as its tables fill. Raise the limit or lower the budget (docs/operate.md, sizing)" (include "headrace.text" $limit) (include "headrace.text" $budget) (include "headrace.text" $store)) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- toJson $problems -}}
