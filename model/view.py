@@ -61,6 +61,26 @@ class ServingView:
             return ranking.explain(self._read, user_id, item_id) if self._read else []
 
 
+class NoView:
+    """In the place of a `ServingView` where nobody asks: it has no copy, and answers nothing.
+
+    It takes the note of what was touched all the same, or each batch would find that of all the batches before it.
+    """
+
+    def publish(self, learner: Learner) -> None:
+        """Take over nothing."""
+        for rows in learner.state.columns().values():
+            rows.learned.take()
+            rows.remembered.take()
+        learner.view = self
+
+    def recommend(self, _user_id: str, _top_n: int) -> list[tuple[str, float]]:
+        return []
+
+    def explain(self, _user_id: str, _item_id: str) -> list[tuple[str, float]]:
+        return []
+
+
 def _emptied(read: Readable | None, learner: Learner) -> Readable:
     """A copy without rows; in the memory of the last one, where that was of the same config."""
     if read is not None and read.config == learner.config:

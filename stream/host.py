@@ -25,7 +25,7 @@ from model import health, kernels, snapshot
 from model.batch import Learned, Scores, Strings
 from model.config import LearnerConfig
 from model.learner import Learner
-from model.view import ServingView
+from model.view import NoView, ServingView
 from stream import checkpoint, faultpoints, modelfiles
 from stream.errors import Diverged, LearnerFailed
 from stream.events import CheckpointRef, LearnReport, PlannedBatch, Position, Recommendation, Totals
@@ -212,12 +212,8 @@ class LearnerHost:
         self._position = position
         self._diverged: Diverged | None = None
         self._window = deque([position.window])
-        self._view = ServingView()
-        self._publish()
-
-    def _publish(self) -> None:
-        if self._config.serves:
-            self._view.publish(self._learner)
+        self._view = ServingView() if self._config.serves else NoView()
+        self._view.publish(learner)
 
     def _learn(self, planned: PlannedBatch) -> LearnReport:
         batch = planned.batch
@@ -231,7 +227,7 @@ class LearnerHost:
             raise self._diverged
         done = time.perf_counter()
         faultpoints.reach("publish")
-        self._publish()
+        self._view.publish(self._learner)
         published = time.perf_counter()
         seconds = {"score": scored - started, "learn": done - scored, "publish": published - done}
         report = self._report(planned.plan.seq, learned, scores)

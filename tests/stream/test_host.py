@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from model import health
 from stream import freeze, host
+from stream.events import Recommendation
 from stream.freeze import WriterCrashed
 from stream.host import HostConfig, LearnerHost
 from stream.partfiles import Arrays, write_arrays
+from tests.contract.test_live_learner import chain
 from tests.fakes import MemoryStore
 from tests.rigs import LAYOUT, MODEL
 
@@ -42,3 +45,19 @@ def test_a_crashed_writer_is_not_forked_again(monkeypatch: pytest.MonkeyPatch) -
     learner.begin_checkpoint()
 
     assert learner.finish_checkpoint().size > 0
+
+
+def test_where_nobody_asks_there_is_no_copy() -> None:
+    """The same model, without a view: it answers nothing, and looks no further after a batch than the batch went."""
+    serving, alone = (
+        LearnerHost(HostConfig(MODEL, LAYOUT, MemoryStore(), 100, serves=serves)) for serves in (True, False)
+    )
+    for planned in chain(4):
+        serving.apply(planned)
+        alone.apply(planned)
+        assert len(health._touched(alone.model)) == 0  # what is not taken, the next batch would go over again
+
+    user = serving.model.users.ids[-1]
+    assert serving.recommend(user, 3) == [Recommendation(*each) for each in alone.model.recommend(user, 3)] != []
+    assert alone.recommend(user, 3) == alone.explain(user, "i1") == []
+    assert alone.state_sha256() == serving.state_sha256()

@@ -116,7 +116,7 @@ class _NoView:
 @contextmanager
 def chain_model(*, real: bool) -> Iterator[None]:
     """Let hosts that are made meanwhile hold a `Chain`, unless `real`."""
-    host = {"Learner": Chain, "snapshot": _Snapshots, "health": _Health, "ServingView": _NoView}
+    host = {"Learner": Chain, "snapshot": _Snapshots, "health": _Health, "ServingView": _NoView, "NoView": _NoView}
     places: list[tuple[Any, str, Any]] = [(stream.host, name, value) for name, value in host.items()]
     places.append((stream.modelfiles, "snapshot", _Snapshots))
     with ExitStack() as patched:
