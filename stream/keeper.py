@@ -6,10 +6,11 @@ never waits for any of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 
 import structlog
 
@@ -17,11 +18,11 @@ from stream import checkpoint, stamps, versions
 from stream.drifting import DriftPolicy, DriftWatch
 from stream.errors import HeadraceError
 from stream.figures import Figures
-from stream.naming import Layout
+from stream.naming import FIRST_VERSION, Layout
 from stream.ports import Clock, Executor, ObjectStore
 from stream.retraining import Progress, Retraining
 from stream.succession import Succession
-from stream.versions import Known, Request, Version
+from stream.versions import Known, Request, Serving, Version
 
 log = structlog.get_logger()
 LOOK_SECONDS = 5.0
@@ -58,7 +59,9 @@ class Keeper:
         self._retraining = retraining
         self._looking: Future[Seen | None] | None = None
         self._looked = -LOOK_SECONDS
-        self._tidied: frozenset[int] = frozenset()
+        self._newest = FIRST_VERSION
+        self._tidied: set[int] = set()
+        self._tidied_by: tuple[int, Serving] | None = None
         self._drift = DriftWatch(watch.drift)
         watch.figures.serves(watch.layout)
 
@@ -105,10 +108,10 @@ class Keeper:
         watch = self._watch
         try:
             known = versions.read_serving(watch.store, watch.layout)
-            numbers = versions.numbers(watch.store, watch.layout)
-            newest = versions.read(watch.store, watch.layout.of_version(numbers[-1]))
-            if not self.busy:
-                self._tidy(known, numbers, newest)
+            self._newest = versions.newest_number(watch.store, watch.layout, self._newest)
+            newest = versions.read(watch.store, watch.layout.of_version(self._newest))
+            if not self.busy and not newest.open:
+                self._tidy(known.serving, newest.number)
             if drift and self._may_ask(known, newest):
                 request = Request(f"drift {newest.number + 1}", drift, asked=self._now(), by="drift")
                 newest = versions.ask(watch.store, watch.layout, request)
@@ -132,15 +135,26 @@ class Keeper:
     def _now(self) -> str:
         return stamps.iso(self._watch.clock.now())
 
-    def _tidy(self, known: Known, numbers: Sequence[int], newest: Version) -> None:
+    def _tidy(self, serving: Serving, newest: int) -> None:
         """Remove the checkpoints of versions that nobody goes back to. Their records stay."""
-        serving = known.serving
-        keep = {serving.version, *serving.before[-1:], *numbers[-max(self._watch.kept, KEPT_MIN) :]}
-        old = frozenset(numbers) - keep
-        if old == self._tidied or newest.open:
+        if self._tidied_by == (newest, serving):
             return
-        for number in sorted(old - self._tidied):
+        keep = {serving.version, *serving.before[-1:], *self._complete(newest)}
+        for number in range(FIRST_VERSION, newest + 1):
+            if number in keep or number in self._tidied:
+                continue
             removed = checkpoint.discard(self._watch.store, self._watch.layout.of_version(number))
             if removed:
                 log.info("checkpoints of an old version removed", version=number, objects=removed)
-        self._tidied = old
+            self._tidied.add(number)
+        self._tidied_by = newest, serving
+
+    def _complete(self, newest: int) -> Iterator[int]:
+        """The newest that could serve, as many as are kept. A training that failed uses up none of them."""
+        store, layout = self._watch.store, self._watch.layout
+        found = (
+            number
+            for number in range(newest, FIRST_VERSION - 1, -1)
+            if versions.is_complete(store, layout.of_version(number))
+        )
+        return islice(found, max(self._watch.kept, KEPT_MIN))

@@ -171,8 +171,7 @@ def _check_can_serve(store: ObjectStore, layout: Layout) -> None:
     plans after that. A checkpoint alone may be what an attempt to train it has left, which the next one removes.
     """
     newest = _newest_checkpoint(store, layout)
-    complete = layout.version == FIRST_VERSION or versions.read(store, layout).trained is not None
-    if not complete or (newest is None and layout.version != FIRST_VERSION):
+    if not versions.is_complete(store, layout) or (newest is None and layout.version != FIRST_VERSION):
         raise ConfigError(
             f"version {layout.version} has no checkpoint that could be restored: it is still being trained, failed, or "
             "was removed as one of the oldest (HEADRACE_RETRAIN_VERSIONS_KEPT)"

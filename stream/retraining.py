@@ -217,6 +217,10 @@ class Retraining:
             good, why = False, f"version {known.serving.version} is pinned (`headrace models unpin`); {why}"
         elif good and known.serving.version != trained.against:
             good, why = False, f"version {known.serving.version} serves by now, it was compared with {trained.against}"
+        elif good and trained.against_since not in {None, known.serving.since}:
+            # Perhaps back from this very one, which had taken over before its result could be written.
+            chosen = f"version {known.serving.version} was chosen to serve at {known.serving.since}"
+            good, why = False, f"{chosen}, after training had begun ({known.serving.why}): it stays; {why}"
         elif good:
             serving = versions.promoted(known.serving, version.number, self._now(), why)
             try:

@@ -22,6 +22,8 @@ from stream.ports import ObjectStore
 
 HISTORY_MAX = 100
 """Versions that a rollback can go back over."""
+NONCES = 20
+"""Of so many newest versions the idempotency key is looked at."""
 EPOCHS_MAX = 1000
 REASON_CHARACTERS_MAX = 1000
 Outcome = Literal["promoted", "kept", "failed", "cancelled"]
@@ -85,7 +87,8 @@ class Duel(msgspec.Struct, frozen=True):
 class Trained(msgspec.Struct, frozen=True):
     """A new version is complete: its first checkpoint stands at plan `seq`.
 
-    `against`: the version that it was compared with. `clicks`: of one epoch. `epochs`: those run; `kept`: the best of
+    `against`: the version that it was compared with, and that was chosen to serve at `against_since` (None: a record
+    from before that was noted). `clicks`: of one epoch. `epochs`: those run; `kept`: the best of
     them. `first_seq`: the first plan that it learned from. `seconds`: how long training took. `notes`: for people.
     """
 
@@ -98,6 +101,7 @@ class Trained(msgspec.Struct, frozen=True):
     seconds: float
     duel: Duel
     notes: tuple[str, ...] = ()
+    against_since: str | None = None
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -176,14 +180,35 @@ def pinned(serving: Serving, *, pin: bool) -> Serving:
 
 
 def numbers(store: ObjectStore, layout: Layout) -> list[int]:
-    """All versions, oldest first: the first one, and those that were ever asked for."""
-    found, after = [FIRST_VERSION], ""
+    """All versions, oldest first: the first one, and those that were ever asked for. One request for each."""
+    found = [FIRST_VERSION]
+    while (number := _after(store, layout, found[-1])) is not None:
+        found.append(number)
+    return found
+
+
+def newest_number(store: ObjectStore, layout: Layout, known: int = FIRST_VERSION) -> int:
+    """The highest number, which is `known` or higher: found by one request if it is `known`, by few if it is not."""
+    low, step = known, 1
+    while (found := _after(store, layout, low + step - 1)) is not None:
+        low, step = found, 2 * step
+    high = low + step - 1
+    while low < high:
+        middle = (low + high) // 2
+        found = _after(store, layout, middle)
+        low, high = (low, middle) if found is None else (found, high)
+    return low
+
+
+def _after(store: ObjectStore, layout: Layout, number: int) -> int | None:
+    """The lowest version above `number`, which need not be there itself."""
+    after = f"{layout.versions}{min(number, VERSION_MAX):06d}/~"  # greater than any key of that version
     while (info := next(iter(store.list(layout.versions, after)), None)) is not None:
         name = info.key.removeprefix(layout.versions).split("/")[0]
         if len(name) == 6 and name.isascii() and name.isdigit() and int(name) > FIRST_VERSION:
-            found.append(int(name))
-        after = f"{layout.versions}{name}/~"  # greater than any key of that version
-    return found
+            return int(name)
+        after = f"{layout.versions}{name}/~"
+    return None
 
 
 def read(store: ObjectStore, layout: Layout) -> Version:
@@ -197,7 +222,12 @@ def read(store: ObjectStore, layout: Layout) -> Version:
 
 def newest(store: ObjectStore, layout: Layout) -> Version:
     """What is recorded of the version with the highest number."""
-    return read(store, layout.of_version(numbers(store, layout)[-1]))
+    return read(store, layout.of_version(newest_number(store, layout)))
+
+
+def is_complete(store: ObjectStore, layout: Layout) -> bool:
+    """Whether the layout's version was trained to the end, as the first one always was."""
+    return layout.version == FIRST_VERSION or _read(store, layout.record("trained"), Trained) is not None
 
 
 def overview(store: ObjectStore, layout: Layout) -> dict[str, Any]:
@@ -222,21 +252,32 @@ def request_of(key: str, since: object, epochs: int, reason: str, by: str) -> Re
 
 
 def ask(store: ObjectStore, layout: Layout, request: Request) -> Version:
-    """Ask for a new version, under the next number. The same nonce again answers what it was given before.
+    """Ask for a new version, under the next number. The same nonce again answers what it was given before, if that is
+    one of the newest `NONCES`.
 
     Raises RetrainRunning when another retrain is not over.
     """
+    number = FIRST_VERSION
     while True:
-        known = numbers(store, layout)
-        found = [read(store, layout.of_version(number)) for number in known]
-        given = next((each for each in found if each.request and each.request.nonce == request.nonce), None)
+        number = newest_number(store, layout, number)
+        given = _given(store, layout, number, request.nonce)
         if given is not None:
             return given
-        if found[-1].open:
-            raise _running(found[-1])
-        place = layout.of_version(known[-1] + 1)
+        if (last := read(store, layout.of_version(number))).open:
+            raise _running(last)
+        place = layout.of_version(number + 1)
         with suppress(PreconditionFailed):  # somebody was faster, or one's own reply was lost
             store.put(place.record("request"), msgspec.json.encode(request), if_absent=True)
+
+
+def _given(store: ObjectStore, layout: Layout, newest: int, nonce: str) -> Version | None:
+    """The version that was asked for by this key."""
+    for number in range(newest, max(newest - NONCES, FIRST_VERSION), -1):
+        place = layout.of_version(number)
+        request = _read(store, place.record("request"), Request)
+        if request is not None and request.nonce == nonce:
+            return read(store, place)
+    return None
 
 
 def _running(version: Version) -> RetrainRunning:

@@ -123,6 +123,7 @@ class Training:
     def _train(self, live: Shelf) -> Trained:
         """Two models at a time are in memory; what waits for its turn is on the disk."""
         began = time.monotonic()
+        serving = versions.read_serving(self._task.store, self._task.layout).serving
         at = self._lay_by_live(live)
         self._show(0.0, "reading what is stored")
         clicks = self._clicks(at)
@@ -145,6 +146,7 @@ class Training:
             round(time.monotonic() - began, 1),
             duel,
             notes,
+            serving.since,
         )
         noted = versions.note_trained(self._task.store, self._task.layout, trained)
         if noted != trained:  # faster by a moment: two trainings are two models, and one of them is the version

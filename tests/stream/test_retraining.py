@@ -223,6 +223,35 @@ def test_a_version_that_was_compared_with_another_one_is_kept() -> None:
     assert "version 1 serves by now, it was compared with 2" in found.result.why
 
 
+def test_a_rollback_from_a_version_without_a_result_stands() -> None:
+    """The service dies when the new version serves and its result is not written yet; somebody goes back at once. The
+    next process finds the retrain open, and the version that it was compared with serving: it promotes nothing.
+    """
+    store = MemoryStore()
+
+    def die(call: str, key: str) -> None:
+        if call == "put" and key == SECOND.record("result"):
+            store.trouble = lambda _call, _key: None
+            raise KeyboardInterrupt
+
+    store.trouble = die
+    first = Play({12: ask}, store, rows=1700)
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    first.rig.service.close()
+    assert versions.read_serving(store, LAYOUT).serving.version == 2
+    assert versions.read(store, SECOND).open
+    roll_back(first)
+
+    second = Play({}, store, rows=2400).run()
+    result = versions.read(store, SECOND).result
+
+    assert second.serving == 1
+    assert result is not None
+    assert result.outcome == "kept"
+    assert "version 1 was chosen to serve at now, after training had begun (by hand): it stays" in result.why
+
+
 def test_who_changes_the_version_meanwhile_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the look and the write somebody pins: If-Match refuses, and the new version is kept."""
     write = versions.write_serving
@@ -596,20 +625,24 @@ def test_a_serving_version_without_a_checkpoint_stops_the_start() -> None:
 
 
 def test_old_versions_are_tidied_away() -> None:
-    """The newest three, the one that serves and the one before it keep their checkpoints; records stay for all."""
+    """The newest three that are complete, the one that serves and the one before it keep their checkpoints; records
+    stay for all. Trainings that failed use up none of the three, and what they left goes.
+    """
     store = MemoryStore()
-    for number in range(2, 7):
-        place = LAYOUT.of_version(number)
+    for number in range(2, 10):
+        place, failed = LAYOUT.of_version(number), number in {5, 8, 9}
         versions.ask(store, LAYOUT, Request(str(number)))
         store.put(place.manifest(5), b"{}")
         store.put(f"{place.checkpoint(5)}users.0.safetensors", b"x")
-        versions.close(store, place, Result("kept", "worse"))
+        if not failed:
+            versions.note_trained(store, place, Trained(5, 1, 1, 1, 1, 0, 1.0, Duel()))
+        versions.close(store, place, Result("failed" if failed else "kept", "worse"))
     play = Play({10: serve(1)}, store, rows=1200).run()
 
-    left = [number for number in range(2, 7) if any(f"/{number:06d}/checkpoint" in key for key in play.store.objects)]
-    assert left == [4, 5, 6]
+    left = [number for number in range(2, 10) if any(f"/{number:06d}/checkpoint" in key for key in play.store.objects)]
+    assert left == [4, 6, 7]
     assert list(checkpoint.complete(store, LAYOUT)) != []
-    assert versions.numbers(store, LAYOUT) == [1, 2, 3, 4, 5, 6]
+    assert versions.numbers(store, LAYOUT) == list(range(1, 10))
 
 
 DUELS = {

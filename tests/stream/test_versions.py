@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,24 @@ def test_a_new_version_is_asked_for_once(store: DirectoryStore) -> None:
     versions.close(store, LAYOUT.of_version(2), Result("kept", "worse"))
     assert versions.ask(store, LAYOUT, Request("b")).number == 3
     assert versions.ask(store, LAYOUT, Request("a")).number == 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8, 9, 300])
+@pytest.mark.parametrize("gap", [False, True])
+def test_the_newest_is_found_among_many(count: int, gap: bool) -> None:  # noqa: FBT001 - a test's parameter
+    """Whatever is known before, and though a version be missing; years of nightly retrains make no more requests."""
+    store = MemoryStore()
+    for number in range(2, count + 1):
+        if not (gap and number % 3 == 0) or number == count:
+            store.put(LAYOUT.of_version(number).record("request"), b'{"nonce": "x"}')
+    for known in {1, count // 2, count} - {0}:
+        store.calls.clear()
+        assert versions.newest_number(store, LAYOUT, known) == count
+        assert len(store.calls) <= (1 if known == count else 20)
+    store.calls.clear()
+    with pytest.raises(RetrainRunning) if count > 1 else nullcontext():
+        versions.ask(store, LAYOUT, Request("new"))
+    assert len(store.calls) <= 50
 
 
 def test_of_many_who_ask_one_is_heard(store: DirectoryStore) -> None:
