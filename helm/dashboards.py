@@ -459,7 +459,6 @@ def _variables() -> Iterator[dict[str, Any]]:
             "allValue": everything,
             "current": {"text": "All", "value": "$__all"},
         }
-    yield {"name": "runbooks", "type": "constant", "hide": 2, "query": "docs/runbooks.md"}
 
 
 def _annotations() -> Iterator[dict[str, Any]]:
@@ -522,7 +521,7 @@ def _drawn(panel: Panel) -> dict[str, Any]:
         defaults["mappings"] = [{"type": "value", "options": words}]
     drawn: dict[str, Any] = {
         "title": panel.title,
-        "description": panel.description,
+        "description": f"{panel.description} {_runbook(panel)}".rstrip(),
         "type": panel.kind,
         "datasource": SOURCE,
         "fieldConfig": {"defaults": defaults, "overrides": []},
@@ -533,9 +532,15 @@ def _drawn(panel: Panel) -> dict[str, Any]:
     }
     if panel.kind == "stat":
         drawn["options"] = {"colorMode": "background", "reduceOptions": {"calcs": ["lastNotNull"]}}
-    if panel.runbook:
-        drawn["links"] = [{"title": "Runbook", "url": f"${{runbooks}}#{panel.runbook.lower()}", "targetBlank": True}]
     return drawn
+
+
+def _runbook(panel: Panel) -> str:
+    """Which section says more, as words: Grafana cannot open a file of the repository.
+
+    Where people can open it only the chart is told: templates/dashboards.yaml finds these words and makes links.
+    """
+    return f"Runbook: {panel.runbook} in docs/runbooks.md of the repository." if panel.runbook else ""
 
 
 def _legend(words: str) -> str:

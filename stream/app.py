@@ -139,6 +139,7 @@ def _service(
         RetrainPolicy(settings.retrain.margin, settings.retrain.proof_clicks),
         settings.retrain.versions_kept,
         wiring.drift_policy(settings),
+        wiring.location(settings),
     )
     learner = RayLearner(config, wanted_fault())
     doors = Doors(

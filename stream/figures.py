@@ -44,14 +44,14 @@ class Figures:
         self.drift: Mapping[str, float] = {}
         self._newest_ms = 0
 
-    def opened(self, seq: int, epoch: int) -> None:
-        """The lineage was taken over with plan `seq`.
+    def opened(self, seq: int, epoch: int, place: str) -> None:
+        """The lineage was taken over with plan `seq`. `place` tells it from others: see `naming.place`.
 
         What came before was counted by another process, or not at all.
         """
         self._counted = seq
         self._meter.set("headrace_plan_seq", seq)
-        self._meter.set("headrace_epoch", epoch)
+        self._meter.set("headrace_epoch", epoch, place=place)
 
     def serves(self, layout: Layout) -> None:
         """A version of the lineage's model serves."""

@@ -2,7 +2,7 @@
 
 Counters and figures belong to the service's process, so they go on across a restart of the learner; a plan that is
 replayed is counted as replayed, not as events anew. No label ever holds a user or an item: each label takes one of the
-values listed here, or a partition's number, a lineage or a version.
+values listed here, or a partition's number, a lineage, its place in the store or a version.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics import MetricWrapperBase
 
 from stream.events import CutReason, RejectReason
-from stream.naming import is_safe
+from stream.naming import is_place, is_safe
 from stream.versions import OUTCOMES
 
 Kind = Literal["counter", "gauge", "histogram", "info"]
@@ -126,7 +126,7 @@ METRICS: Final = (
     Metric("headrace_plans_in_flight", "gauge", "Plans handed to the learner and not yet learned."),
     Metric("headrace_plan_seq", "gauge", "Number of the newest plan committed to the store."),
     Metric("headrace_learned_seq", "gauge", "Number of the newest plan that is in the model."),
-    Metric("headrace_epoch", "gauge", "Writer's epoch: one more at each start."),
+    Metric("headrace_epoch", "gauge", "Writer's epoch of the lineage: one more at each start.", {"place": is_place}),
     Metric("headrace_last_trained_timestamp_seconds", "gauge", "When the model last learned, seconds since 1970."),
     # Checkpoints.
     Metric("headrace_checkpoint_seconds", "histogram", "Time to write a checkpoint.", buckets=LONG),
@@ -311,10 +311,12 @@ def metrics_table() -> str:
 def _labels(metric: Metric) -> str:
     texts = []
     for label, values in metric.labels.items():
-        words = ", ".join(values) if isinstance(values, tuple) else "its number" if label == "partition" else "its name"
+        words = ", ".join(values) if isinstance(values, tuple) else _OPEN.get(label, "its name")
         texts.append(f"`{label}`: {words}")
     return "; ".join(texts)
 
+
+_OPEN: Final = {"partition": "its number", "place": "the lineage's bucket and prefix, hashed"}
 
 _INTRODUCTION: Final = """# Metrics
 

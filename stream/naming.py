@@ -5,6 +5,7 @@ Numbers are zero-padded to twenty digits so that a listing in key order is a lis
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ FIRST_VERSION = 1
 VERSION_MAX = 999_999
 _SEQ = re.compile(r"/(?:plan/([0-9]{20})\.json|checkpoint/([0-9]{20})/MANIFEST\.json)\Z")
 _SAFE = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_PLACE = re.compile(r"[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,19 @@ def seq_of(key: str) -> int | None:
     """The sequence number in a plan's or a manifest's key; None for any other key."""
     match = _SEQ.search("/" + key)
     return int(match[1] or match[2]) if match else None
+
+
+def place(location: str, layout: Layout) -> str:
+    """Tells one lineage from another among all stores: many are called `main`. `location`: the bucket or directory.
+
+    Hashed, as nobody who reads figures needs to know where the data lies.
+    """
+    return hashlib.sha256(f"{location}\n{layout.root}".encode()).hexdigest()[:12]
+
+
+def is_place(text: str) -> bool:
+    """What `place` makes."""
+    return _PLACE.fullmatch(text) is not None
 
 
 def is_safe(name: str) -> bool:

@@ -26,7 +26,7 @@ from stream.gate import Gate, Post
 from stream.history import Archive
 from stream.keeper import KEPT_MIN, Keeper, Watch
 from stream.loop import Crew, Loop, Model, Rhythm, drain
-from stream.naming import Layout
+from stream.naming import Layout, place
 from stream.opening import Opened, Opening, Resume, Start
 from stream.patience import Patience
 from stream.planner import Slots
@@ -72,7 +72,7 @@ def hire(threads: int, name: str) -> Executor:
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What the service is told to do. `drain_seconds`: how long stopping may take."""
+    """What the service is told to do. `drain_seconds`: how long stopping may take. `location`: bucket or directory."""
 
     layout: Layout
     topic: str
@@ -85,6 +85,7 @@ class Orders:
     retrain: RetrainPolicy = field(default_factory=RetrainPolicy)
     versions_kept: int = KEPT_MIN
     drift: DriftPolicy = field(default_factory=DriftPolicy)
+    location: str = ""
 
 
 class Service:
@@ -144,7 +145,8 @@ class Service:
             orders.window,
         )
         opened = opening.take_over()
-        self.figures.opened(opened.planner.head.seq, opened.planner.head.epoch)
+        head = opened.planner.head
+        self.figures.opened(head.seq, head.epoch, place(orders.location, orders.layout))
         breaker = Breaker(orders.rhythm.breaker)
         desk = Desk(
             doors.store,

@@ -64,6 +64,12 @@ def open_backup(settings: Settings) -> ObjectStore:
     )
 
 
+def location(settings: Settings) -> str:
+    """The bucket or directory, however it was named. Not by which endpoint: one store may have several."""
+    store = settings.store
+    return f"s3://{store.bucket}" if store.is_s3 else str(Path(store.location).resolve())
+
+
 def s3_settings(settings: Settings) -> S3Settings:
     store = settings.store
     return S3Settings(

@@ -39,7 +39,7 @@ def test_a_missing_shard_rings(tmp_path: Path) -> None:
                                 "exp_annotations": {
                                     "summary": "No Headrace is scraped",
                                     "description": words.format(lost),
-                                    "runbook": "docs/runbooks.md#headraceabsent",
+                                    "runbook": "HeadraceAbsent in docs/runbooks.md of the repository",
                                 },
                             }
                         ],

@@ -485,6 +485,43 @@ def test_rules_and_dashboards_are_those_of_the_repository() -> None:
     assert all(each["annotations"]["runbook_url"] == f"{url}#{each['alert'].lower()}" for each in alerts)
 
 
+def test_links_to_runbooks_can_be_opened() -> None:
+    """With an address each panel that names a runbook leads to a section that is there; without one nothing is a link,
+    as a browser would look for the repository's files in Grafana.
+    """
+    url = "https://example.org/docs/runbooks.md"
+    monitoring = {"monitoring": {"rules": {"runbookUrl": url}}}
+    sections = re.findall(r"^### (\w+)$", (CHART.parents[1] / "docs/runbooks.md").read_text(), re.MULTILINE)
+    plain, linked = (boards(render(with_(LEAST, more), apis=[MONITORING])) for more in ({}, monitoring))
+
+    for name, board in linked.items():
+        before = plain[name]
+        named = [re.findall(r"Runbook: (\w+)", panel["description"]) for panel in before["panels"]]
+        there = [[link["url"] for link in panel.get("links", [])] for panel in board["panels"]]
+        assert there == [[f"{url}#{each.lower()}" for each in names] for names in named]
+        assert {each for names in named for each in names} <= set(sections)
+        assert any(there)
+        assert all("links" not in panel for panel in before["panels"])
+        for panel in board["panels"]:
+            panel.pop("links", None)
+        assert board == before
+        assert '"url"' not in json.dumps(before)
+    alerts = [rule for rule in of_rules(render(LEAST, apis=[MONITORING])) if "alert" in rule]
+    assert alerts
+    for words in (rule["annotations"] for rule in alerts):
+        assert "runbook_url" not in words
+        assert "#" not in words["runbook"]
+
+
+def boards(manifests: list[dict[str, Any]]) -> dict[str, Any]:
+    """The dashboards of the chart, by name."""
+    return {name: json.loads(text) for each in of_kind(manifests, "ConfigMap") for name, text in each["data"].items()}
+
+
+def of_rules(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [rule for group in only(manifests, "PrometheusRule")["spec"]["groups"] for rule in group["rules"]]
+
+
 def with_absent(group: dict[str, Any]) -> dict[str, Any]:
     """The group without the words of the one alert that the chart makes its own: see test_monitor.py."""
     own = {"alert": "HeadraceAbsent"}

@@ -47,7 +47,7 @@ ASKED_FOR = {
     "model_info",
     "drift_score",
 }
-SAMPLE = {"partition": "3", "lineage": "main", "version": "0.1.0", "python": "3.11.7"}
+SAMPLE = {"partition": "3", "lineage": "main", "place": "0a1b2c3d4e5f", "version": "0.1.0", "python": "3.11.7"}
 VERBS = {"counter": "add", "gauge": "set", "info": "set", "histogram": "observe"}
 
 
@@ -90,12 +90,12 @@ def test_names_follow_convention() -> None:
 
 
 def test_no_ids_in_labels() -> None:
-    """No label can hold a user or an item: all but partitions, lineages and versions are closed lists."""
+    """No label can hold a user or an item: all but partitions, lineages, their places and versions are closed lists."""
     open_labels = {
         name for metric in METRICS for name, values in metric.labels.items() if not isinstance(values, tuple)
     }
 
-    assert open_labels == {"partition", "lineage", "version", "python"}
+    assert open_labels == {"partition", "lineage", "place", "version", "python"}
 
 
 def test_every_metric_is_scraped() -> None:
@@ -161,6 +161,7 @@ def test_info_replaces() -> None:
         ("add", "headrace_events_total", {"outcome": "u1"}),
         ("set", "headrace_lag_events", {"partition": "household-1"}),
         ("set", "headrace_model_info", {"lineage": "a b", "version": "1"}),
+        ("set", "headrace_epoch", {"place": "household-1"}),
         ("set", "headrace_events_total", {"outcome": "trained"}),
         ("observe", "headrace_loss", {}),
     ],

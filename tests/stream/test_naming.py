@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.naming import Layout, current_key, is_safe, join, seq_of
+from stream import wiring
+from stream.figures import Figures
+from stream.metrics import PrometheusMeter
+from stream.naming import Layout, current_key, is_place, is_safe, join, place, seq_of
+from stream.settings.settings import Settings
+from tests.fakes import FakeClock
 
 seqs = st.integers(0, 10**20 - 1)
 LAYOUT = Layout("a/b/", "main")
@@ -75,3 +80,26 @@ def test_unsafe_names_are_refused(name: str) -> None:
     assert not is_safe(name)
     with pytest.raises(ValueError, match="lineage"):
         Layout("", name)
+
+
+def test_lineages_of_one_name_have_places_of_their_own() -> None:
+    """Each by its store, prefix and name, so that no two are compared by their epochs; all versions have one place."""
+    settings = [Settings.load({"store.bucket": bucket}) for bucket in ("one", "two")]
+    places = {
+        place(wiring.location(each), Layout(prefix, name))
+        for each in settings
+        for prefix in ("headrace", "headrace/shoes")
+        for name in ("main", "other")
+    }
+
+    assert len(places) == 8
+    assert all(is_place(each) for each in places)
+    assert place("s3://one", LAYOUT.of_version(2)) == place("s3://one", LAYOUT)
+
+
+def test_the_epoch_says_of_which_place() -> None:
+    """The alert on takeovers goes by it."""
+    meter, where = PrometheusMeter(), place("s3://one", LAYOUT)
+    Figures(meter, FakeClock()).opened(7, 3, where)
+
+    assert f'headrace_epoch{{place="{where}"}} 3.0' in meter.render()[0].decode()
