@@ -683,6 +683,7 @@ def test_notes_say_the_next_command(noted: Path) -> None:
     values = with_(with_(example("embedded"), own), {"networkPolicy": {"enabled": False}})
     said = only(render(values, chart=noted), "Notes")["text"]
     content = only(rendered("strimzi", chart=noted), "Notes")["text"]
+    apart = only(rendered("kuberay", chart=noted), "Notes")["text"]
 
     assert "rollout status statefulset/headrace" in said
     assert "helm test headrace -n clicks" in said
@@ -694,6 +695,7 @@ def test_notes_say_the_next_command(noted: Path) -> None:
         "HEADRACE_MODEL_MEMORY_BYTES is not set: tables grow to their caps, whatever resources.limits.memory=4Gi"
         in said
     )
+    assert "whatever ray.kuberay.workers.resources.limits.memory=4Gi" in apart
     assert "helm test headrace -n clicks" in content
     assert "Mind:" not in content
 
