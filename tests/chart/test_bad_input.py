@@ -132,6 +132,22 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "resources.limits.memory=2Gi is less than",
         "Raise the limit",
     ),
+    "a worker with less memory than the model may take": (
+        {"settings": {"HEADRACE_MODEL_MEMORY_BYTES": "3.6GiB"}, "ray": {"mode": "kuberay"}},
+        "ray.kuberay.workers.resources.limits.memory=4Gi is less than HEADRACE_MODEL_MEMORY_BYTES=3.6GiB and ray",
+        "Raise the limit or lower the budget",
+    ),
+    "a worker with less memory than a shard's model may take": (
+        {
+            "ray": {"mode": "kuberay"},
+            "shards": [
+                {"name": "a", "topic": "a"},
+                {"name": "b", "topic": "b", "settings": {"HEADRACE_MODEL_MEMORY_BYTES": "4GiB"}},
+            ],
+        },
+        "ray.kuberay.workers.resources.limits.memory=4Gi is less than HEADRACE_MODEL_MEMORY_BYTES=4GiB",
+        "Raise the limit or lower the budget",
+    ),
     "a directory that goes with the pod": (
         {"settings": {"HEADRACE_STORE": "/data"}},
         "settings.HEADRACE_STORE=/data is a directory that goes with its pod",
@@ -205,7 +221,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
 def test_what_cannot_work_is_refused(case: str) -> None:
     """Nothing is rendered; the sentence names the key and what to do. And nothing else is wrong with the case."""
     over, what, remedy = CASES[case]
-    said = refused(with_(LEAST, over))
+    said = refused(with_(LEAST, over), apis=[] if case == "KubeRay without its operator" else [RAY])
 
     assert what in said
     assert remedy in said.partition(what)[2]
@@ -239,4 +255,5 @@ def test_the_same_values_put_right() -> None:
         {"settings": {"HEADRACE_KAFKA_SECURITY": "SASL_SSL", **LOGIN}, "secrets": PASSWORD},
     ):
         assert render(with_(LEAST, over))
-    assert render(with_(LEAST, {"ray": {"mode": "kuberay"}}), apis=[RAY])
+    for settings in ({}, {"HEADRACE_MODEL_MEMORY_BYTES": "3GiB"}):
+        assert render(with_(LEAST, {"ray": {"mode": "kuberay"}, "settings": settings}), apis=[RAY])

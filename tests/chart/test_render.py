@@ -562,6 +562,81 @@ def test_extras_reach_every_pod_of_ours() -> None:
         assert each["metadata"]["annotations"]["owner"] == "shop"
 
 
+TLS: dict[str, tuple[dict[str, str], list[str], str]] = {
+    "storeCa": ({"existingSecret": "s3", "key": "s3.pem"}, ["HEADRACE_STORE_CA_FILE"], "all"),
+    "kafkaCa": ({"existingConfigMap": "brokers"}, ["HEADRACE_KAFKA_SSL_CA_FILE"], "service"),
+    "kafkaClient": (
+        {"existingSecret": "user", "certKey": "user.crt", "keyKey": "user.key"},
+        ["HEADRACE_KAFKA_SSL_CERT_FILE", "HEADRACE_KAFKA_SSL_KEY_FILE"],
+        "service",
+    ),
+}
+"""Each certificate: where it comes from, the settings that name its files, and who is told of them."""
+EXTRAS = {
+    "extraEnv": [{"name": "NUMBA_CACHE_DIR", "value": "/cache"}, {"name": "AWS_PROFILE", "value": "shop"}],
+    "extraVolumes": [{"name": "cache", "emptyDir": {}}],
+    "extraVolumeMounts": [{"name": "cache", "mountPath": "/cache"}],
+}
+MODES = {
+    "embedded": {"mode": "embedded"},
+    "external": {"mode": "external", "address": "ray://x:1"},
+    "kuberay": {"mode": "kuberay"},
+}
+
+
+@pytest.mark.parametrize("sharded", [0, 1], ids=["one", "shards"])
+@pytest.mark.parametrize("part", [*TLS, "extras"])
+@pytest.mark.parametrize("mode", MODES)
+def test_what_the_store_needs_is_in_every_pod_that_asks_it(mode: str, part: str, sharded: int) -> None:
+    """Ray's pods, too: the learner there makes its store anew, from the paths that the service's pod was told."""
+    over = EXTRAS if part == "extras" else {"tls": {part: TLS[part][0]}}
+    jobs = {name: {"enabled": True} for name in ("incremental", "full", "retrain", "backup")}
+    values: dict[str, Any] = {"ray": MODES[mode], "cronJobs": jobs, **over}
+    values["settings"] = {"HEADRACE_BACKUP_TO": "s3://copy"}
+    values["shards"] = [{"name": name, "topic": name} for name in ("a", "b")] if sharded else []
+    found = {
+        maker: pod for maker, pod in pods(render(with_(LEAST, values), apis=[RAY])) if not maker.startswith("Pod/")
+    }
+    kinds = Counter(maker.split("/")[0] for maker in found)
+    learners = 1 + sharded
+
+    assert kinds == Counter(
+        {"StatefulSet": learners, "Job": learners, "CronJob": 2 + 2 * learners}
+        | ({"RayCluster": 2} if mode == "kuberay" else {})
+    )
+    for maker, pod in found.items():
+        own = container(pod)
+        if part == "extras":
+            assert {each["name"]: each["value"] for each in EXTRAS["extraEnv"]}.items() <= environment(pod).items(), (
+                maker
+            )
+            assert EXTRAS["extraVolumes"][0] in pod["spec"]["volumes"], maker
+            assert EXTRAS["extraVolumeMounts"][0] in own["volumeMounts"], maker
+            continue
+        source, settings, told = TLS[part]
+        wanted = {environment(learner_of(found))[name] for name in settings}
+        assert set(files(pod, source)) == wanted, maker
+        if maker.startswith(("StatefulSet", "Job")) or (told == "all" and maker.startswith("CronJob")):
+            assert {environment(pod)[name] for name in settings} == wanted, maker
+
+
+def learner_of(found: dict[str, Manifest]) -> Manifest:
+    return next(pod for maker, pod in found.items() if maker.startswith("StatefulSet"))
+
+
+def files(pod: Manifest, source: dict[str, str]) -> list[str]:
+    """The paths at which the pod has what is in a Secret or ConfigMap."""
+    name = source.get("existingSecret", source.get("existingConfigMap"))
+    inside = {
+        volume["name"]: kind["items"]
+        for volume in pod["spec"]["volumes"]
+        for kind in (volume.get("secret", volume.get("configMap", {})),)
+        if name in {kind.get("secretName"), kind.get("name")}
+    }
+    mounts = [each for each in container(pod)["volumeMounts"] if each["name"] in inside]
+    return [f"{each['mountPath']}/{item['path']}" for each in mounts for item in inside[each["name"]]]
+
+
 def test_learners_spread() -> None:
     """Over zones and nodes, counting this release's learners; a selector of one's own is left alone."""
     own = {
@@ -645,6 +720,7 @@ def test_notes_say_the_next_command(noted: Path) -> None:
     values = with_(with_(example("embedded"), own), {"networkPolicy": {"enabled": False}})
     said = only(render(values, chart=noted), "Notes")["text"]
     content = only(rendered("strimzi", chart=noted), "Notes")["text"]
+    apart = only(rendered("kuberay", chart=noted), "Notes")["text"]
 
     assert "rollout status statefulset/headrace" in said
     assert "helm test headrace -n clicks" in said
@@ -656,6 +732,7 @@ def test_notes_say_the_next_command(noted: Path) -> None:
         "HEADRACE_MODEL_MEMORY_BYTES is not set: tables grow to their caps, whatever resources.limits.memory=4Gi"
         in said
     )
+    assert "whatever ray.kuberay.workers.resources.limits.memory=4Gi" in apart
     assert "helm test headrace -n clicks" in content
     assert "Mind:" not in content
 

@@ -132,7 +132,19 @@ with the key and the remedy. */}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- toJson $problems -}}
+{{- if eq $ray.mode "kuberay" -}}
+{{- range include "headrace.shards" . | fromJsonArray -}}
+{{- $settings := include "headrace.settings" (dict "root" $ "shard" .) | fromJson -}}
+{{- $budget := default 0 $settings.HEADRACE_MODEL_MEMORY_BYTES -}}
+{{- $limit := dig "limits" "memory" "" $ray.kuberay.workers.resources -}}
+{{- $shared := $ray.kuberay.shmSizeLimit -}}
+{{- $least := add (include "headrace.bytes" $budget | int64) (include "headrace.bytes" $shared | int64) -}}
+{{- if and $limit (gt $least (include "headrace.bytes" $limit | int64)) -}}
+{{- $problems = append $problems (printf "ray.kuberay.workers.resources.limits.memory=%s is less than HEADRACE_MODEL_MEMORY_BYTES=%s and ray.kuberay.shmSizeLimit=%s together: the worker would be killed as the learner's tables fill. Raise the limit or lower the budget (docs/operate.md, sizing)" (include "headrace.text" $limit) (include "headrace.text" $budget) (include "headrace.text" $shared)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson (uniq $problems) -}}
 {{- end -}}
 
 {{- define "headrace.checks.store" -}}

@@ -44,6 +44,7 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end -}}
 
+{{/* Takes root. */}}
 {{- define "headrace.mounts" -}}
 - name: tmp
   mountPath: /tmp
@@ -71,7 +72,7 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end -}}
 
-{{/* Takes root. */}}
+{{/* Takes root and maybe shm, the size of the shared memory. */}}
 {{- define "headrace.volumes" -}}
 - name: tmp
   emptyDir:
@@ -80,7 +81,7 @@ priorityClassName: {{ . }}
 - name: shm
   emptyDir:
     medium: Memory
-    sizeLimit: {{ .root.Values.shm.sizeLimit }}
+    sizeLimit: {{ default .root.Values.shm.sizeLimit .shm }}
 {{- range $name, $source := dict "store-ca" .root.Values.tls.storeCa "kafka-ca" .root.Values.tls.kafkaCa }}
 {{- if or $source.existingSecret $source.existingConfigMap }}
 - name: {{ $name }}

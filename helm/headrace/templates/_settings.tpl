@@ -94,7 +94,13 @@ to is told to who makes them, and to the doctor, and to nobody else. */}}
 {{- $_ := set $env $name (dict "valueFrom" (dict "secretKeyRef" (dict "name" (first $parts) "key" (last $parts)))) -}}
 {{- end -}}
 {{- end -}}
-{{- range $root.Values.extraEnv -}}
+{{- include "headrace.envList" (dict "root" $root "env" $env) -}}
+{{- end -}}
+
+{{/* Variables and the operator's own over them, as a list. Takes root and env. */}}
+{{- define "headrace.envList" -}}
+{{- $env := .env -}}
+{{- range .root.Values.extraEnv -}}
 {{- $_ := set $env .name (omit . "name") -}}
 {{- end -}}
 {{- range $name := keys $env | sortAlpha }}
