@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -47,10 +48,13 @@ def build(folder: Path) -> None:
             pytest.skip(f"Compose's own reader could not be built: {done.stderr[-300:]}")
 
 
-def read(reader: Path, folder: Path, file: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """The project as JSON. `folder`: where relative paths begin."""
+def read(
+    reader: Path, folder: Path, file: Path, profiles: str | None = "core,demo,watch", **env: str
+) -> subprocess.CompletedProcess[str]:
+    """The project as JSON. `folder`: where relative paths begin. `profiles`: None where nobody's shell names them."""
     (folder / "docker-compose.yml").write_text(file.read_text())
-    known = {"PATH": os.environ["PATH"], "HOME": str(folder), "COMPOSE_PROFILES": "core,demo,watch", **env}
+    chosen = {} if profiles is None else {"COMPOSE_PROFILES": profiles}
+    known = {"PATH": os.environ["PATH"], "HOME": str(folder), **chosen, **env}
     argv = [str(reader), "docker-compose.yml"]
     return subprocess.run(argv, env=known, cwd=folder, capture_output=True, text=True, check=False)
 
@@ -98,6 +102,18 @@ def test_keys_and_settings_come_from_dotenv(reader: Path, tmp_path: Path) -> Non
     assert service["environment"]["HEADRACE_HTTP_PORT"] == "18080"
     assert service["environment"]["MINIO_SECRET_KEY"] == compose.KEYS["MINIO_SECRET_KEY"]
     assert service["environment"]["HEADRACE_STREAM_START"] == "latest"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/migrate.md", "docker-compose.yml"])
+def test_a_plain_up_starts_everything(page: str, reader: Path, tmp_path: Path) -> None:
+    """The line that writes .env chooses every profile, so that whoever follows the page need not name one."""
+    (line,) = re.findall(r"^(?:#   |    )(printf .* > \.env)$", (ROOT / page).read_text(), re.MULTILINE)
+    argv = ["sh", "-c", line.replace("openssl rand -hex 20", "echo not-a-secret")]
+    subprocess.run(argv, cwd=tmp_path, check=True)
+    done = read(reader, tmp_path, compose.FILE, profiles=None)
+    assert done.returncode == 0, done.stderr
+
+    assert json.loads(done.stdout)["services"].keys() == compose.services().keys()
 
 
 def test_a_slip_of_the_pen_is_refused(reader: Path, tmp_path: Path) -> None:
