@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from stream.settings.settings import Settings
 from tests.image import compose
 from tests.image.dockerfile import ROOT
 
@@ -102,6 +103,26 @@ def test_keys_and_settings_come_from_dotenv(reader: Path, tmp_path: Path) -> Non
     assert service["environment"]["HEADRACE_HTTP_PORT"] == "18080"
     assert service["environment"]["MINIO_SECRET_KEY"] == compose.KEYS["MINIO_SECRET_KEY"]
     assert service["environment"]["HEADRACE_STREAM_START"] == "latest"
+
+
+def test_bucket_and_service_look_for_the_same_store(
+    reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under whichever of its names a setting stands in .env."""
+    lines = [f"{name}={value}" for name, value in compose.KEYS.items()]
+    others = ["HEADRACE_STORE_ENDPOINT=minio.example:9000", "HEADRACE_STORE_BUCKET=other", "HEADRACE_STORE_REGION=here"]
+    (tmp_path / ".env").write_text("\n".join([*lines, *others, "HEADRACE_STORE_ACCESS_KEY=somebody"]))
+    done = read(reader, tmp_path, compose.FILE)
+    assert done.returncode == 0, done.stderr
+    places = []
+    for name in ("headrace", "bucket"):
+        with monkeypatch.context() as patch:
+            for variable, value in json.loads(done.stdout)["services"][name]["environment"].items():
+                patch.setenv(variable, value)
+            places.append(Settings.load().store)
+
+    assert places[0] == places[1]
+    assert (places[0].endpoint, places[0].bucket) == ("http://minio.example:9000", "other")
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/migrate.md", "docker-compose.yml"])
