@@ -10,16 +10,23 @@
 # `make test-image` executes every step of this file without Docker, and starts the result.
 ARG PYTHON=3.11.15-slim-bookworm
 
-FROM python:${PYTHON} AS base
 # The kernels are compiled for this processor and all later ones, wherever the image is built: so those of the build fit
-# every node, and the same clicks give the same bits on all of them. x86-64-v3 is Haswell (2013) or Zen and newer.
-# For ARM, or an older processor: --build-arg NUMBA_CPU=generic
-ARG NUMBA_CPU=x86-64-v3
+# every node, and the same clicks give the same bits on all of them. x86-64-v3 is Haswell (2013) or Zen and newer;
+# generic on arm64 is any of them, NEON included. BuildKit sets TARGETARCH; Ray has wheels for these two alone.
+FROM python:${PYTHON} AS base-amd64
+ENV NUMBA_CPU_NAME=x86-64-v3
+
+FROM python:${PYTHON} AS base-arm64
+ENV NUMBA_CPU_NAME=generic
+
+FROM base-${TARGETARCH} AS base
+# For an older processor: --build-arg NUMBA_CPU=generic. Empty is what stands above.
+ARG NUMBA_CPU
 ENV PATH=/opt/headrace/bin:$PATH \
     LANG=C.UTF-8 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    NUMBA_CPU_NAME=${NUMBA_CPU} \
+    NUMBA_CPU_NAME=${NUMBA_CPU:-$NUMBA_CPU_NAME} \
     NUMBA_CPU_FEATURES=""
 
 FROM base AS build

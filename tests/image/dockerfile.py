@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """What an image has that says nothing else."""
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+"""A machine's name for itself, and Docker's."""
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?-([^}]*))?\})")
 _HEREDOC = re.compile(r"<<-?(['\"]?)(\w+)\1")
 
@@ -48,11 +51,12 @@ class Stage:
 
 
 class Dockerfile:
-    """A whole file; `arguments` (`--build-arg`) win over the defaults of its ARGs."""
+    """A whole file; `arguments` (`--build-arg`, the TARGETARCH of `--platform`) win over the defaults of its ARGs."""
 
     def __init__(self, text: str, arguments: Mapping[str, str] | None = None) -> None:
         self.arguments = dict(arguments or {})
-        self.outside: dict[str, str] = {}
+        here = ARCHITECTURES.get(platform.machine(), platform.machine())
+        self.outside: dict[str, str] = {"TARGETARCH": self.arguments.get("TARGETARCH", here)}
         self.stages: list[Stage] = []
         for step in _steps(text):
             if step.word == "FROM":
@@ -110,8 +114,12 @@ class Dockerfile:
 
 
 def filled(text: str, variables: Mapping[str, str]) -> str:
-    """`text` with $NAME, ${NAME} and ${NAME:-default} filled in; what is unknown is empty."""
-    return _VARIABLE.sub(lambda match: variables.get(match[1] or match[2], "") or match[3] or "", text)
+    """`text` with $NAME, ${NAME} and ${NAME:-default} filled in, the default too; what is unknown is empty."""
+
+    def value(match: re.Match[str]) -> str:
+        return variables.get(match[1] or match[2], "") or filled(match[3] or "", variables)
+
+    return _VARIABLE.sub(value, text)
 
 
 def labels(step: Step, known: Mapping[str, str]) -> dict[str, str]:

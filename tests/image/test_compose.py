@@ -17,7 +17,7 @@ from stream.cli import app
 from stream.settings.settings import OPTIONS, Settings
 from tests.image import compose
 from tests.image.dockerfile import ROOT, Dockerfile
-from tests.image.test_dockerfile import PINNED
+from tests.image.test_dockerfile import FILE, PINNED
 
 SERVICES = compose.services()
 OURS = {"headrace", "bucket", "producer"}
@@ -45,6 +45,16 @@ def test_ours_are_of_this_version() -> None:
 
     assert {SERVICES[name]["image"].rpartition(":")[2] for name in OURS} == {VERSION}
     assert {SERVICES[name]["build"]["target"] for name in OURS} <= stages
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_ours_are_built_as_the_dockerfile_says(name: str) -> None:
+    """By its own defaults, which .env may change: the base image, and the processor that kernels are compiled for."""
+    chosen = compose.services({**compose.KEYS, "PYTHON_IMAGE": "3.11.99-slim-trixie", "NUMBA_CPU": "generic"})
+    given = {argument: FILE.outside.get(argument, "") for argument in ("PYTHON", "NUMBA_CPU")}
+
+    assert SERVICES[name]["build"]["args"] == given
+    assert chosen[name]["build"]["args"] == {"PYTHON": "3.11.99-slim-trixie", "NUMBA_CPU": "generic"}
 
 
 @pytest.mark.parametrize("name", sorted(OURS))

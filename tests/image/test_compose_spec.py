@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from stream.settings.settings import Settings
 from tests.image import compose
 from tests.image.dockerfile import ROOT
 
@@ -47,10 +49,13 @@ def build(folder: Path) -> None:
             pytest.skip(f"Compose's own reader could not be built: {done.stderr[-300:]}")
 
 
-def read(reader: Path, folder: Path, file: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """The project as JSON. `folder`: where relative paths begin."""
+def read(
+    reader: Path, folder: Path, file: Path, profiles: str | None = "core,demo,watch", **env: str
+) -> subprocess.CompletedProcess[str]:
+    """The project as JSON. `folder`: where relative paths begin. `profiles`: None where nobody's shell names them."""
     (folder / "docker-compose.yml").write_text(file.read_text())
-    known = {"PATH": os.environ["PATH"], "HOME": str(folder), "COMPOSE_PROFILES": "core,demo,watch", **env}
+    chosen = {} if profiles is None else {"COMPOSE_PROFILES": profiles}
+    known = {"PATH": os.environ["PATH"], "HOME": str(folder), **chosen, **env}
     argv = [str(reader), "docker-compose.yml"]
     return subprocess.run(argv, env=known, cwd=folder, capture_output=True, text=True, check=False)
 
@@ -98,6 +103,38 @@ def test_keys_and_settings_come_from_dotenv(reader: Path, tmp_path: Path) -> Non
     assert service["environment"]["HEADRACE_HTTP_PORT"] == "18080"
     assert service["environment"]["MINIO_SECRET_KEY"] == compose.KEYS["MINIO_SECRET_KEY"]
     assert service["environment"]["HEADRACE_STREAM_START"] == "latest"
+
+
+def test_bucket_and_service_look_for_the_same_store(
+    reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under whichever of its names a setting stands in .env."""
+    lines = [f"{name}={value}" for name, value in compose.KEYS.items()]
+    others = ["HEADRACE_STORE_ENDPOINT=minio.example:9000", "HEADRACE_STORE_BUCKET=other", "HEADRACE_STORE_REGION=here"]
+    (tmp_path / ".env").write_text("\n".join([*lines, *others, "HEADRACE_STORE_ACCESS_KEY=somebody"]))
+    done = read(reader, tmp_path, compose.FILE)
+    assert done.returncode == 0, done.stderr
+    places = []
+    for name in ("headrace", "bucket"):
+        with monkeypatch.context() as patch:
+            for variable, value in json.loads(done.stdout)["services"][name]["environment"].items():
+                patch.setenv(variable, value)
+            places.append(Settings.load().store)
+
+    assert places[0] == places[1]
+    assert (places[0].endpoint, places[0].bucket) == ("http://minio.example:9000", "other")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/migrate.md", "docker-compose.yml"])
+def test_a_plain_up_starts_everything(page: str, reader: Path, tmp_path: Path) -> None:
+    """The line that writes .env chooses every profile, so that whoever follows the page need not name one."""
+    (line,) = re.findall(r"^(?:#   |    )(printf .* > \.env)$", (ROOT / page).read_text(), re.MULTILINE)
+    argv = ["sh", "-c", line.replace("openssl rand -hex 20", "echo not-a-secret")]
+    subprocess.run(argv, cwd=tmp_path, check=True)
+    done = read(reader, tmp_path, compose.FILE, profiles=None)
+    assert done.returncode == 0, done.stderr
+
+    assert json.loads(done.stdout)["services"].keys() == compose.services().keys()
 
 
 def test_a_slip_of_the_pen_is_refused(reader: Path, tmp_path: Path) -> None:

@@ -95,10 +95,10 @@ def client(endpoint: str, keys: dict[str, str]) -> Any:
     )
 
 
-def task(endpoint: str, bucket: str, keys: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def task(endpoint: str, bucket: str, keys: dict[str, str], **others: str) -> subprocess.CompletedProcess[str]:
     """The task that makes the bucket, less its patience."""
     program = compose.content("make-bucket").replace("range(60)", "range(2)")
-    env = {"PATH": os.environ["PATH"], "MINIO_ENDPOINT": endpoint, "CLICKSTREAM_S3_BUCKET": bucket, **keys}
+    env = {"PATH": os.environ["PATH"], "MINIO_ENDPOINT": endpoint, "CLICKSTREAM_S3_BUCKET": bucket, **keys, **others}
     return subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False)
 
 
@@ -121,6 +121,27 @@ def test_the_bucket_is_made_once(endpoint: str) -> None:
     assert (first.returncode, first.stderr) == (0, "")
     assert (second.returncode, second.stderr) == (0, "")
     assert listed == ["kept"]
+
+
+def test_a_setting_of_ours_goes_before_the_contract(endpoint: str) -> None:
+    """As in the service, for whom the bucket is made: other names, no scheme."""
+    names = {"HEADRACE_STORE_ENDPOINT": urlsplit(endpoint).netloc, "HEADRACE_STORE_BUCKET": "renamed"}
+    done = task("http://127.0.0.1:1", "warehouse", compose.KEYS, **names)
+    store = client(endpoint, compose.KEYS)
+    made = [row["Name"] for row in store.list_buckets()["Buckets"]]
+    store.close()
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "renamed" in made
+
+
+def test_a_misspelt_setting_is_named(endpoint: str) -> None:
+    """In a sentence, as the service would say it."""
+    done = task(endpoint, "warehouse", compose.KEYS, HEADRACE_STORE_ENDPIONT=endpoint)
+
+    assert done.returncode == 1
+    assert "HEADRACE_STORE_ENDPIONT" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_only_the_keys_of_dotenv_open_it(endpoint: str) -> None:

@@ -41,6 +41,23 @@ def test_bases_are_pinned() -> None:
     assert digested == [foreign[0] + digest]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "processor"),
+    [
+        ({"TARGETARCH": "amd64"}, "x86-64-v3"),
+        ({"TARGETARCH": "arm64"}, "generic"),
+        ({"TARGETARCH": "amd64", "NUMBA_CPU": "generic"}, "generic"),
+        ({"TARGETARCH": "arm64", "NUMBA_CPU": "neoverse-n1"}, "neoverse-n1"),
+    ],
+)
+def test_kernels_are_for_the_processor_of_the_platform(arguments: dict[str, str], processor: str) -> None:
+    """An image for ARM is not compiled for x86, unless somebody asks; what is asked for holds on either."""
+    file = Dockerfile((ROOT / "Dockerfile").read_text(), {"NUMBA_CPU": "", **arguments})
+
+    assert file.environment("service")["NUMBA_CPU_NAME"] == processor
+    assert file.environment("build")["NUMBA_CPU_NAME"] == processor
+
+
 def test_several_stages_and_the_service_by_default() -> None:
     """What builds is not what runs; the last stage, which `docker build` takes, is the service and nothing else."""
     last = FILE.stages[-1]
