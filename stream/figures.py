@@ -107,13 +107,16 @@ class Figures:
         """The learner's process was lost."""
         self._meter.add("headrace_learner_restarts_total")
 
-    def tick(self, lag: Mapping[int, int], buffered_bytes: int, in_flight: int, *, paused: bool) -> None:
+    def tick(
+        self, lag: Mapping[int, int], buffered_bytes: int, in_flight: int, *, paused: bool, silent_seconds: float
+    ) -> None:
         """Once a second or so."""
         for partition, events in lag.items():
             self._meter.set("headrace_lag_events", events, partition=str(partition))
         self._meter.set("headrace_buffered_bytes", buffered_bytes)
         self._meter.set("headrace_plans_in_flight", in_flight)
         self._meter.set("headrace_paused", paused)
+        self._meter.set("headrace_source_silent_seconds", silent_seconds)
 
     def _count(self, report: LearnReport, learned: Learned, scores: Scores) -> None:
         now = self._clock.monotonic()

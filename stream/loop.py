@@ -42,6 +42,8 @@ from stream.recovery import Replaying, recover
 log = structlog.get_logger()
 STORE_SECONDS = 10.0
 """A commit that takes longer than this waits for the store: clicks are not being learned."""
+SOURCE_SECONDS = 15.0
+"""A source that is silent for longer is away: whatever is published meanwhile is not learned."""
 _BREATH_SECONDS = 0.005
 _AWAY_SECONDS = 1.0
 
@@ -121,6 +123,7 @@ class Loop:
         self._reviving: Future[list[LearnReport]] | None = None
         self._collecting: Future[Any] | None = None
         self._checkpointing = False
+        self._silent = 0.0
         self._holding = False
         self._deaths = 0
 
@@ -145,6 +148,8 @@ class Loop:
         waited = self._crew.clock.monotonic() - self._commit_begun
         if self._committing is not None and waited > STORE_SECONDS:
             reasons.append(f"a batch has been waiting for {waited:.0f} s for the store, or for the dead letters")
+        if self._silent > SOURCE_SECONDS:
+            reasons.append(f"no Kafka broker has answered for {self._silent:.0f} s")
         return [*reasons, *(["reading is paused: the buffer is full"] if self._paused else [])]
 
     @property
@@ -415,11 +420,13 @@ class Loop:
         if now - self._ticked < self._rhythm.tick_seconds:
             return
         self._ticked = now
+        self._silent = self._crew.source.silent_seconds()
         self._crew.figures.tick(
             self._crew.source.lag(),
             self._batcher.bytes,
             self.model.learner.in_flight(),
             paused=self._paused or self._crew.gate.shut,
+            silent_seconds=self._silent,
         )
 
 

@@ -119,6 +119,7 @@ METRICS: Final = (
     Metric("headrace_learn_seconds", "histogram", "Time to score and learn one batch.", buckets=SECONDS),
     Metric("headrace_step_seconds", "histogram", "Time of each step of the cycle.", {"step": STEPS}, SECONDS),
     Metric("headrace_lag_events", "gauge", "Messages in Kafka not yet read.", {"partition": is_partition}),
+    Metric("headrace_source_silent_seconds", "gauge", "Since Kafka last answered, 0 while it does: lag is old then."),
     Metric("headrace_buffered_bytes", "gauge", "Messages held in memory."),
     Metric("headrace_paused", "gauge", "1 while reading is paused: the buffer is full, or the breaker open."),
     Metric("headrace_breaker_open", "gauge", "1 while the circuit breaker is open (docs/dead-letters.md): alarm."),

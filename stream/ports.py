@@ -136,6 +136,9 @@ class EventSource(Protocol):
     def lag(self) -> Mapping[int, int]:
         """Messages not yet polled, by partition, as far as known without a network call."""
 
+    def silent_seconds(self) -> float:
+        """For how long whoever holds the log has not answered; 0 while it does, or while nothing is asked of it."""
+
     def exhausted(self) -> bool:
         """True when nothing more will ever come (a finished replay); a broker never is."""
 

@@ -71,6 +71,9 @@ class Tape:
     def lag(self) -> Mapping[int, int]:
         return {p: len(self._values[p]) - offset for p, offset in self._next.items()}
 
+    def silent_seconds(self) -> float:
+        return 0.0
+
     def exhausted(self) -> bool:
         return self.over and not self._paused and all(left <= 0 for left in self.lag().values())
 

@@ -46,6 +46,7 @@ CLOSE_SECONDS_MAX = 5.0
 CORRUPT_SECONDS_MAX = 60.0
 ASK_SECONDS_MAX = 10.0
 COMMIT_RETRY_SECONDS = 1.0
+LISTEN_SECONDS = 5.0
 _log = structlog.get_logger(__name__)
 
 
@@ -67,6 +68,7 @@ class KafkaSource:
         self._ends: dict[int, int] = {}
         self._paused = False
         self._corrupt_since: float | None = None
+        self._listened = self._heard = clock.monotonic()
         self._committer = _Committer(settings) if settings.group else None
 
     def partitions(self) -> Sequence[int]:
@@ -174,6 +176,19 @@ class KafkaSource:
         told = {topic.partition: self._consumer.highwater(topic) or 0 for topic in self._assigned()}
         ends = {p: max(head, self._ends.get(p, 0)) for p, head in told.items()}
         return {p: max(0, end - self._next[p]) for p, end in ends.items() if end}
+
+    def silent_seconds(self) -> float:
+        now = self._clock.monotonic()
+        if now - self._listened >= LISTEN_SECONDS:
+            self._listened = now
+            if self._paused or self._answers():
+                self._heard = now
+        return self._listened - self._heard
+
+    def _answers(self) -> bool:
+        """A broker that is gone has no connection; one that hangs has, and the rate is that of the last minute."""
+        figures = self._consumer.metrics().get("consumer-metrics", {})
+        return bool(figures.get("connection-count") and figures.get("response-rate"))
 
     def exhausted(self) -> bool:
         return False

@@ -136,6 +136,9 @@ class ReplaySource:
         end = self.end()
         return {partition: end.get(partition, 0) - offset for partition, offset in self._next.items()}
 
+    def silent_seconds(self) -> float:
+        return 0.0
+
     def exhausted(self) -> bool:
         return bool(self._next) and all(left <= 0 for left in self.lag().values())
 

@@ -41,10 +41,16 @@ def test_broker_restarts_and_is_gone(unsteady: Stand) -> None:
     while time.monotonic() - gone < AWAY_SECONDS:
         live.add(unsteady.page("/healthz")[0])
         time.sleep(0.5)
+    said = unsteady.page("/readyz")
+    silent = unsteady.metric("headrace_source_silent_seconds")
     unsteady.broker.start()
     unsteady.publish(300)
 
     assert live == {200}
+    assert said[0] == 503
+    assert "no Kafka broker has answered for" in said[1]
+    assert silent > AWAY_SECONDS / 2
+    unsteady.wait_for(lambda: unsteady.metric("headrace_source_silent_seconds") == 0)
     unsteady.prove()
     assert {plan["epoch"] for plan in unsteady.plans()} == {1}
 

@@ -287,6 +287,9 @@ class SimulatedSource:
     def lag(self) -> Mapping[int, int]:
         return {partition: self._log.ends(partition) - at for partition, at in self._next.items()}
 
+    def silent_seconds(self) -> float:
+        return 0.0
+
     def exhausted(self) -> bool:
         return False
 
