@@ -301,6 +301,8 @@ def values() -> Schema:
         priorityClassName=text(NAME),
         podAnnotations=strings(),
         podLabels=strings(),
+        jobPodAnnotations=strings(),
+        jobPodLabels=strings(),
         extraEnv=listed(
             {"type": "object", "required": ["name"], "properties": {"name": text(r"^[A-Za-z_][A-Za-z0-9_]*$")}}
         ),

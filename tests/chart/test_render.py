@@ -600,6 +600,39 @@ def files(pod: Manifest, source: dict[str, str]) -> list[str]:
     return [f"{each['mountPath']}/{item['path']}" for each in mounts for item in inside[each["name"]]]
 
 
+@pytest.mark.parametrize("kind", ["Annotations", "Labels"])
+def test_pods_that_end_are_marked_apart_from_those_that_stay(kind: str) -> None:
+    """A mesh that puts a proxy beside a job keeps it from ending: jobs can opt out while the learner takes part."""
+    given = {f"pod{kind}": {"mesh": "in", "a": "b"}, f"jobPod{kind}": {"mesh": "out"}}
+    values = with_(example("strimzi"), {"ray": {"mode": "kuberay"}, **given})
+    found = {maker: pod["metadata"][kind.lower()] for maker, pod in pods(render(values, apis=[RAY]))}
+    stay = {"StatefulSet/headrace", "RayCluster/headrace-ray/head", "RayCluster/headrace-ray/learners"}
+
+    assert {maker.split("/")[0] for maker in found.keys() - stay} == {"Job", "CronJob", "Pod"}
+    for maker, marks in found.items():
+        assert marks.get("mesh") == ("in" if maker in stay else "out"), maker
+        assert marks.get("a") == ("b" if maker in stay else None), maker
+
+
+def test_no_label_takes_a_pod_from_its_selectors() -> None:
+    """Nor an annotation the test's pod from Helm. What is given under such a name does not count."""
+    own = {f"app.kubernetes.io/{name}": "x" for name in ("name", "instance", "component")} | {"headrace/shard": "x"}
+    over = {"jobPodAnnotations": {"helm.sh/hook": "x"}} | dict.fromkeys(
+        ("podLabels", "jobPodLabels", "commonLabels"), own
+    )
+    values = with_(example("strimzi"), {"ray": {"mode": "kuberay"}})
+    plain = {maker: labels(pod) for maker, pod in pods(render(values, apis=[RAY]))}
+    manifests = render(with_(values, over), apis=[RAY])
+
+    assert is_test(only(manifests, "Pod", hooks=True))
+    for maker, pod in pods(manifests):
+        assert matches({name: plain[maker][name] for name in own.keys() & plain[maker].keys()}, labels(pod)), maker
+    for each in manifests:
+        assert each["metadata"]["labels"]["app.kubernetes.io/instance"] == RELEASE
+        if each["kind"] == "StatefulSet":
+            assert matches(each["spec"]["selector"]["matchLabels"], labels(each["spec"]["template"]))
+
+
 def test_learners_spread() -> None:
     """Over zones and nodes, counting this release's learners; a selector of one's own is left alone."""
     own = {
