@@ -272,6 +272,7 @@ def values() -> Schema:
         checkSecrets=BOOL,
         tls=closed(
             storeCa=ca(),
+            backupCa=ca(),
             kafkaCa=ca(),
             kafkaClient=closed(existingSecret=text(NAME), certKey=text(), keyKey=text()),
         ),

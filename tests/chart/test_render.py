@@ -583,6 +583,28 @@ def test_what_the_store_needs_is_in_every_pod_that_asks_it(mode: str, part: str,
             assert {environment(pod)[name] for name in settings} == wanted, maker
 
 
+@pytest.mark.parametrize("enabled", [0, 1], ids=["by hand", "by schedule"])
+def test_authorities_of_the_copy_go_with_its_keys(enabled: int) -> None:
+    """Who copies is told of them, and the doctor where copies are made; nobody else. Beside the store's own."""
+    source = {"existingSecret": "copy", "key": "copy.pem"}
+    over = {
+        "tls": {"backupCa": source, "storeCa": {"existingSecret": "s3"}},
+        "settings": {"HEADRACE_BACKUP_TO": "s3://copy"},
+        "cronJobs": {"backup": {"enabled": bool(enabled)}, "full": {"enabled": True}},
+        "ray": MODES["kuberay"],
+    }
+    found = {
+        maker: (environment(pod).get("HEADRACE_BACKUP_CA_FILE"), files(pod, source))
+        for maker, pod in pods(render(with_(LEAST, over), apis=[RAY]))
+        if not maker.startswith("Pod/")
+    }
+    told = {"Job/headrace-doctor", "CronJob/headrace-backup"} if enabled else set()
+
+    assert {maker for maker, (named, lies) in found.items() if named or lies} == told
+    for maker in told:
+        assert found[maker] == ("/etc/headrace/backup-ca/copy.pem", ["/etc/headrace/backup-ca/copy.pem"]), maker
+
+
 def learner_of(found: dict[str, Manifest]) -> Manifest:
     return next(pod for maker, pod in found.items() if maker.startswith("StatefulSet"))
 
