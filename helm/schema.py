@@ -272,6 +272,7 @@ def values() -> Schema:
         checkSecrets=BOOL,
         tls=closed(
             storeCa=ca(),
+            backupCa=ca(),
             kafkaCa=ca(),
             kafkaClient=closed(existingSecret=text(NAME), certKey=text(), keyKey=text()),
         ),
@@ -301,6 +302,8 @@ def values() -> Schema:
         priorityClassName=text(NAME),
         podAnnotations=strings(),
         podLabels=strings(),
+        jobPodAnnotations=strings(),
+        jobPodLabels=strings(),
         extraEnv=listed(
             {"type": "object", "required": ["name"], "properties": {"name": text(r"^[A-Za-z_][A-Za-z0-9_]*$")}}
         ),

@@ -81,6 +81,11 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "tls.kafkaCa has both",
         "keep one",
     ),
+    "the copy's authority from two places": (
+        {"tls": {"backupCa": {"existingSecret": "a", "existingConfigMap": "b"}}},
+        "tls.backupCa has both",
+        "keep one",
+    ),
     "an admin door without a token": (
         {"admin": {"enabled": True}},
         "admin.enabled",

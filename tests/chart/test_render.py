@@ -620,6 +620,28 @@ def test_what_the_store_needs_is_in_every_pod_that_asks_it(mode: str, part: str,
             assert {environment(pod)[name] for name in settings} == wanted, maker
 
 
+@pytest.mark.parametrize("enabled", [0, 1], ids=["by hand", "by schedule"])
+def test_authorities_of_the_copy_go_with_its_keys(enabled: int) -> None:
+    """Who copies is told of them, and the doctor where copies are made; nobody else. Beside the store's own."""
+    source = {"existingSecret": "copy", "key": "copy.pem"}
+    over = {
+        "tls": {"backupCa": source, "storeCa": {"existingSecret": "s3"}},
+        "settings": {"HEADRACE_BACKUP_TO": "s3://copy"},
+        "cronJobs": {"backup": {"enabled": bool(enabled)}, "full": {"enabled": True}},
+        "ray": MODES["kuberay"],
+    }
+    found = {
+        maker: (environment(pod).get("HEADRACE_BACKUP_CA_FILE"), files(pod, source))
+        for maker, pod in pods(render(with_(LEAST, over), apis=[RAY]))
+        if not maker.startswith("Pod/")
+    }
+    told = {"Job/headrace-doctor", "CronJob/headrace-backup"} if enabled else set()
+
+    assert {maker for maker, (named, lies) in found.items() if named or lies} == told
+    for maker in told:
+        assert found[maker] == ("/etc/headrace/backup-ca/copy.pem", ["/etc/headrace/backup-ca/copy.pem"]), maker
+
+
 def learner_of(found: dict[str, Manifest]) -> Manifest:
     return next(pod for maker, pod in found.items() if maker.startswith("StatefulSet"))
 
@@ -635,6 +657,39 @@ def files(pod: Manifest, source: dict[str, str]) -> list[str]:
     }
     mounts = [each for each in container(pod)["volumeMounts"] if each["name"] in inside]
     return [f"{each['mountPath']}/{item['path']}" for each in mounts for item in inside[each["name"]]]
+
+
+@pytest.mark.parametrize("kind", ["Annotations", "Labels"])
+def test_pods_that_end_are_marked_apart_from_those_that_stay(kind: str) -> None:
+    """A mesh that puts a proxy beside a job keeps it from ending: jobs can opt out while the learner takes part."""
+    given = {f"pod{kind}": {"mesh": "in", "a": "b"}, f"jobPod{kind}": {"mesh": "out"}}
+    values = with_(example("strimzi"), {"ray": {"mode": "kuberay"}, **given})
+    found = {maker: pod["metadata"][kind.lower()] for maker, pod in pods(render(values, apis=[RAY]))}
+    stay = {"StatefulSet/headrace", "RayCluster/headrace-ray/head", "RayCluster/headrace-ray/learners"}
+
+    assert {maker.split("/")[0] for maker in found.keys() - stay} == {"Job", "CronJob", "Pod"}
+    for maker, marks in found.items():
+        assert marks.get("mesh") == ("in" if maker in stay else "out"), maker
+        assert marks.get("a") == ("b" if maker in stay else None), maker
+
+
+def test_no_label_takes_a_pod_from_its_selectors() -> None:
+    """Nor an annotation the test's pod from Helm. What is given under such a name does not count."""
+    own = {f"app.kubernetes.io/{name}": "x" for name in ("name", "instance", "component")} | {"headrace/shard": "x"}
+    over = {"jobPodAnnotations": {"helm.sh/hook": "x"}} | dict.fromkeys(
+        ("podLabels", "jobPodLabels", "commonLabels"), own
+    )
+    values = with_(example("strimzi"), {"ray": {"mode": "kuberay"}})
+    plain = {maker: labels(pod) for maker, pod in pods(render(values, apis=[RAY]))}
+    manifests = render(with_(values, over), apis=[RAY])
+
+    assert is_test(only(manifests, "Pod", hooks=True))
+    for maker, pod in pods(manifests):
+        assert matches({name: plain[maker][name] for name in own.keys() & plain[maker].keys()}, labels(pod)), maker
+    for each in manifests:
+        assert each["metadata"]["labels"]["app.kubernetes.io/instance"] == RELEASE
+        if each["kind"] == "StatefulSet":
+            assert matches(each["spec"]["selector"]["matchLabels"], labels(each["spec"]["template"]))
 
 
 def test_learners_spread() -> None:

@@ -91,7 +91,7 @@ with the key and the remedy. */}}
 {{- if ne (empty $access) (empty $secret) -}}
 {{- $problems = append $problems "secrets.HEADRACE_BACKUP_ACCESS_KEY and secrets.HEADRACE_BACKUP_SECRET_KEY: give both, or neither where those of the store will do" -}}
 {{- end -}}
-{{- range $name, $source := dict "storeCa" .Values.tls.storeCa "kafkaCa" .Values.tls.kafkaCa -}}
+{{- range $name, $source := dict "storeCa" .Values.tls.storeCa "backupCa" .Values.tls.backupCa "kafkaCa" .Values.tls.kafkaCa -}}
 {{- if and $source.existingSecret $source.existingConfigMap -}}
 {{- $problems = append $problems (printf "tls.%s has both existingSecret and existingConfigMap: keep one" $name) -}}
 {{- end -}}

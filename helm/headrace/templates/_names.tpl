@@ -46,15 +46,27 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end }}
 {{- end -}}
 
+{{/* Metadata of a pod: what selects it, and the operator's labels, which cannot take that from it; annotations, the
+operator's over the chart's. A pod that is neither a learner's nor Ray's is a job's. Takes what componentSelector takes, and
+maybe annotations. */}}
+{{- define "headrace.podMetadata" -}}
+{{- $values := .root.Values -}}
+{{- $job := not (has .component (list "learner" "ray")) -}}
+labels:
+  {{- merge (include "headrace.componentSelector" . | fromYaml) (ternary $values.jobPodLabels $values.podLabels $job) | toYaml | nindent 2 }}
+{{- with merge (dict) (ternary $values.jobPodAnnotations $values.podAnnotations $job) (default (dict) .annotations) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{/* Name, namespace, labels and annotations of an object. Takes root, name, component, maybe shard, annotations, labels. */}}
 {{- define "headrace.metadata" -}}
 name: {{ .name }}
 namespace: {{ .root.Release.Namespace }}
 labels:
-  {{- include "headrace.labels" . | nindent 2 }}
-  {{- with .labels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- /* What selectors ask for first: no value may take it. */}}
+  {{- merge (include "headrace.componentSelector" . | fromYaml) (default (dict) .labels) (include "headrace.labels" . | fromYaml) | toYaml | nindent 2 }}
 {{- with merge (dict) (default (dict) .annotations) .root.Values.commonAnnotations }}
 annotations:
   {{- toYaml . | nindent 2 }}

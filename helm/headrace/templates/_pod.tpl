@@ -44,7 +44,7 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end -}}
 
-{{/* Takes root. */}}
+{{/* Takes root and maybe purpose. */}}
 {{- define "headrace.mounts" -}}
 - name: tmp
   mountPath: /tmp
@@ -54,6 +54,11 @@ priorityClassName: {{ . }}
 {{- if or .storeCa.existingSecret .storeCa.existingConfigMap }}
 - name: store-ca
   mountPath: /etc/headrace/store-ca
+  readOnly: true
+{{- end }}
+{{- if and (include "headrace.copies" $) (or .backupCa.existingSecret .backupCa.existingConfigMap) }}
+- name: backup-ca
+  mountPath: /etc/headrace/backup-ca
   readOnly: true
 {{- end }}
 {{- if or .kafkaCa.existingSecret .kafkaCa.existingConfigMap }}
@@ -72,7 +77,7 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end -}}
 
-{{/* Takes root and maybe shm, the size of the shared memory. */}}
+{{/* Takes root and maybe purpose, shm, the size of the shared memory. */}}
 {{- define "headrace.volumes" -}}
 - name: tmp
   emptyDir:
@@ -82,7 +87,11 @@ priorityClassName: {{ . }}
   emptyDir:
     medium: Memory
     sizeLimit: {{ default .root.Values.shm.sizeLimit .shm }}
-{{- range $name, $source := dict "store-ca" .root.Values.tls.storeCa "kafka-ca" .root.Values.tls.kafkaCa }}
+{{- $authorities := dict "store-ca" .root.Values.tls.storeCa "kafka-ca" .root.Values.tls.kafkaCa }}
+{{- if include "headrace.copies" . }}
+{{- $_ := set $authorities "backup-ca" .root.Values.tls.backupCa }}
+{{- end }}
+{{- range $name, $source := $authorities }}
 {{- if or $source.existingSecret $source.existingConfigMap }}
 - name: {{ $name }}
   {{- if $source.existingSecret }}

@@ -32,9 +32,10 @@ Secret that the chart makes). */}}
 {{- end -}}
 {{- end -}}
 
-{{/* Whether a purpose has to do with copies: "true", or nothing. */}}
+{{/* Whether a purpose has to do with copies: "true", or nothing. Takes root and maybe purpose. */}}
 {{- define "headrace.copies" -}}
-{{- if or (eq .purpose "backup") (and (eq .purpose "doctor") .root.Values.cronJobs.backup.enabled) -}}true{{- end -}}
+{{- $purpose := default "" .purpose -}}
+{{- if or (eq $purpose "backup") (and (eq $purpose "doctor") .root.Values.cronJobs.backup.enabled) -}}true{{- end -}}
 {{- end -}}
 
 {{/* Which secrets a purpose needs: least of all for each. */}}
@@ -84,6 +85,10 @@ to is told to who makes them, and to the doctor, and to nobody else. */}}
 {{- with index (include "headrace.tlsFiles" $root | fromJson) "HEADRACE_STORE_CA_FILE" -}}
 {{- $_ := set $env "HEADRACE_STORE_CA_FILE" (dict "value" .) -}}
 {{- end -}}
+{{- end -}}
+{{- $copyCa := $root.Values.tls.backupCa -}}
+{{- if and (include "headrace.copies" .) (or $copyCa.existingSecret $copyCa.existingConfigMap) -}}
+{{- $_ := set $env "HEADRACE_BACKUP_CA_FILE" (dict "value" (printf "/etc/headrace/backup-ca/%s" $copyCa.key)) -}}
 {{- end -}}
 {{- if and $root.Values.admin.enabled (has .purpose (list "run" "doctor")) -}}
 {{- $_ := set $env "HEADRACE_ADMIN_HOST" (dict "value" "0.0.0.0") -}}
