@@ -97,6 +97,8 @@ ARG PYTHON
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 ARG CREATED=unknown
+# Where the sources lie is known to those who publish, and a label without a URL would be none:
+# docker build --label org.opencontainers.image.source=URL, or make image IMAGE_ARGS="--label ...".
 LABEL org.opencontainers.image.title="headrace" \
       org.opencontainers.image.description="Leads a click stream from Kafka onto a live recommendation model" \
       org.opencontainers.image.licenses="Apache-2.0" \
