@@ -463,25 +463,10 @@ def _variables() -> Iterator[dict[str, Any]]:
 
 def _annotations() -> Iterator[dict[str, Any]]:
     marks = (
-        ("Starts", f"changes({series('process_start_time_seconds')}[$__interval]) > 0", "blue", "{{instance}} started"),
-        (
-            "Learner lost",
-            f"increase({series('headrace_learner_restarts_total')}[$__interval]) > 0",
-            "orange",
-            "learner lost",
-        ),
-        (
-            "Promotions",
-            f"changes({series('headrace_model_version')}[$__interval]) > 0",
-            "purple",
-            "{{instance}} serves another version",
-        ),
-        (
-            "Retrains",
-            f"changes({series('headrace_retrain_timestamp_seconds')}[$__interval]) > 0",
-            "green",
-            "a retrain ended on {{instance}}",
-        ),
+        ("Starts", _new("process_start_time_seconds"), "blue", "{{instance}} started"),
+        ("Learner lost", _other("headrace_learner_restarts_total", ">"), "orange", "learner lost"),
+        ("Promotions", _other("headrace_model_version", "!="), "purple", "{{instance}} serves another version"),
+        ("Retrains", _new("headrace_retrain_timestamp_seconds"), "green", "a retrain ended on {{instance}}"),
         ("Alarms", 'ALERTS{alertname=~"Headrace.*",alertstate="firing"}', "red", "{{alertname}}"),
     )
     for name, query, colour, text in marks:
@@ -494,6 +479,21 @@ def _annotations() -> Iterator[dict[str, Any]]:
             "titleFormat": text,
             "step": "60s",
         }
+
+
+def _before(metric: str) -> str:
+    """Its last value a step ago, even if the service was away for a while then."""
+    return f"last_over_time({series(metric)}[1d] offset $__interval)"
+
+
+def _other(metric: str, compared: str) -> str:
+    """Once, when it differs from what it was before. changes() sees nothing of what happened in a gap."""
+    return f"{series(metric)} {compared} {_before(metric)}"
+
+
+def _new(metric: str) -> str:
+    """Once, when it says what it has not said before; its appearance counts, which changes() does not see."""
+    return f"{series(metric)} unless {series(metric)} == {_before(metric)}"
 
 
 def _placed(rows: Sequence[Sequence[Panel]]) -> Iterator[dict[str, Any]]:

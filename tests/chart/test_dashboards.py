@@ -29,16 +29,24 @@ def panels() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def queries(**chosen: str) -> list[tuple[str, str]]:
     """(dashboard / panel, query), with what a browser would fill in: all, but of the variables `chosen`."""
+    return [
+        (f"{name} / {panel['title']}", filled(target["expr"], {"$__rate_interval": "30s"}, **chosen))
+        for name, panel in panels()
+        for target in panel["targets"]
+    ]
+
+
+def annotations(step: str) -> dict[str, str]:
+    """The query of each kind of event, asked in steps of `step`."""
+    events = dashboards.board("overview")["annotations"]["list"]
+    return {each["name"]: filled(each["expr"], {"$__interval": step}) for each in events}
+
+
+def filled(query: str, times: dict[str, str], **chosen: str) -> str:
     variables = {each["name"]: each.get("allValue", "") for each in dashboards.board("overview")["templating"]["list"]}
-    filled = {"$__rate_interval": "30s"} | {f"${name}": value for name, value in (variables | chosen).items()}
-    found = []
-    for name, panel in panels():
-        for target in panel["targets"]:
-            query = target["expr"]
-            for variable, value in filled.items():
-                query = query.replace(variable, value)
-            found.append((f"{name} / {panel['title']}", query))
-    return found
+    for variable, value in (times | {f"${name}": value for name, value in (variables | chosen).items()}).items():
+        query = query.replace(variable, value)
+    return query
 
 
 @pytest.mark.parametrize("name", dashboards.BOARDS)
@@ -61,9 +69,10 @@ def test_each_panel_is_explained_and_in_its_place() -> None:
 
 
 def test_metrics_exist() -> None:
-    """No panel asks for a metric that the service does not have."""
+    """No panel and no annotation asks for a metric that the service does not have."""
     known = exposed() | PROCESS
-    asked = {name for _, query in queries() for name in re.findall(r"\b(?:headrace|process)_[a-z0-9_]+", query)}
+    everything = [query for _, query in queries()] + list(annotations("60s").values())
+    asked = {name for query in everything for name in re.findall(r"\b(?:headrace|process)_[a-z0-9_]+", query)}
 
     assert asked - known == set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -31,6 +32,12 @@ class Prometheus:
         except urllib.error.HTTPError as error:
             raise ValueError(f"{expression}: {error.read().decode()}") from error
         return found
+
+    def marks(self, expression: str, start: float, step: int) -> list[float]:
+        """When, from `start` until now, a range query gives a sample, as Grafana asks for annotations."""
+        asked = {"query": expression, "start": start, "end": time.time(), "step": step}
+        found = self._get(f"query_range?{urllib.parse.urlencode(asked)}")["result"]
+        return sorted(at for series in found for at, _ in series["values"])
 
     def rules(self) -> list[dict[str, Any]]:
         """Every rule loaded, with its health."""

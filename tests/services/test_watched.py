@@ -11,7 +11,7 @@ import yaml
 from stream.demo.data import purchases
 from tests.chart.chart import SPACE, of_kind, only, rendered
 from tests.chart.operator import scrape_config, target
-from tests.chart.test_dashboards import queries
+from tests.chart.test_dashboards import annotations, queries
 from tests.chart.test_rules import RULES
 from tests.servers.prometheus import Prometheus, plain, prometheus
 from tests.services.installation import Run
@@ -20,16 +20,21 @@ pytestmark = pytest.mark.services
 
 SCRAPED_MAX = 500
 """Samples of one scrape: see test_metrics.test_cardinality_is_bounded."""
+STEP = 5
+"""Seconds between the points at which events are asked for: more than a scrape."""
 SERIES_MAX = 40
 """More lines than that in one picture nobody reads, and a browser draws slowly."""
 
 
 def test_every_panel_shows_something(run: Run, tmp_path: Path) -> None:
-    """While it learns real purchases each query gives data, and not too many lines; and no rule is unwell."""
+    """While it learns real purchases each query gives data, and not too many lines; and no rule is unwell. What
+    happened is marked once each: the start, the end of the retrain, and that another version serves.
+    """
     clicks = purchases(tmp_path, 8_000, 1).path
     assert run.command("produce", str(clicks), "--json").returncode == 0
     run.changes = {"HEADRACE_RETRAIN_PROOF_SECONDS": "5", "HEADRACE_MODEL_EPOCHS": "1"}
     run.start()
+    begun = time.time()
     with prometheus(tmp_path, [plain(f"127.0.0.1:{run.port}")], RULES) as monitor:
         run.wait_for(lambda: run.metric("headrace_checkpoint_seq") > 0)
         assert run.page("/v1/recommend?user=1")[0] == 200
@@ -37,6 +42,18 @@ def test_every_panel_shows_something(run: Run, tmp_path: Path) -> None:
         time.sleep(5)  # rates want a few samples
         assert {name for name, query in queries() if not shows(monitor, query)} == set()
         assert unwell(monitor) == []
+        other = 1 if run.metric("headrace_model_version") == 2 else 2
+        assert run.command("models", "promote", str(other)).returncode == 0
+        run.wait_for(lambda: run.metric("headrace_model_version") == other)
+        time.sleep(2 * STEP)
+        marks = {name: monitor.marks(query, begun, STEP) for name, query in annotations(f"{STEP}s").items()}
+        promotions = 2 if other == 1 else 1  # the retrain's own, if it was the better one
+        assert {name: len(found) for name, found in marks.items() if name != "Alarms"} == {
+            "Starts": 1,
+            "Learner lost": 0,
+            "Promotions": promotions,
+            "Retrains": 1,
+        }
         (scraped,) = monitor.query("max_over_time(scrape_samples_scraped[1m])")
         assert 200 < float(scraped["value"][1]) < SCRAPED_MAX
 
