@@ -41,6 +41,8 @@ class Panel:
     runbook: str = ""
     words: Sequence[tuple[str, str, str]] = ()
     """For a few values: (value, word, colour)."""
+    limit: float | None = None
+    """Where the alert of `runbook` rings: a line."""
 
 
 def series(metric: str, more: str = "") -> str:
@@ -155,6 +157,7 @@ OVERVIEW: Sequence[Sequence[Panel]] = (
                 (quantile(0.99, "headrace_arrival_to_trained_seconds"), "99 %"),
             ],
             runbook="HeadraceFreshnessBudgetBurnsSlowly",
+            limit=30,
         ),
     ),
     (
@@ -167,6 +170,7 @@ OVERVIEW: Sequence[Sequence[Panel]] = (
             "none",
             [(series("headrace_drift_score"), "{{signal}}")],
             runbook="HeadraceDrift",
+            limit=4,
         ),
         Panel(
             "Recommendations",
@@ -188,6 +192,7 @@ LEARNING: Sequence[Sequence[Panel]] = (
             [
                 (of_version(series("headrace_batch_loss")), "newest batch, version {{version}}"),
                 (of_version(series("headrace_loss")), "mean, version {{version}}"),
+                (f"1.25 * avg_over_time({series('headrace_loss')}[6h] offset 1h)", "alarm"),
             ],
             runbook="HeadraceLossRises",
         ),
@@ -217,6 +222,7 @@ LEARNING: Sequence[Sequence[Panel]] = (
             [
                 (series("headrace_table_rows"), "{{table}}"),
                 (series("headrace_table_capacity_rows"), "{{table}}, at most"),
+                (f"0.95 * {series('headrace_table_capacity_rows')}", "{{table}}, alarm"),
             ],
             runbook="HeadraceTableFull",
         ),
@@ -313,6 +319,7 @@ OPERATIONS: Sequence[Sequence[Panel]] = (
             "none",
             [(series("headrace_paused"), "paused"), (series("headrace_breaker_open"), "breaker")],
             runbook="HeadraceLearningPaused",
+            limit=1,
         ),
         Panel(
             "Plans not yet safe",
@@ -352,6 +359,7 @@ OPERATIONS: Sequence[Sequence[Panel]] = (
             "ops",
             [(rate("headrace_store_retries_total"), "repeated")],
             runbook="HeadraceStoreErrors",
+            limit=0.1,
         ),
         Panel(
             "Starts",
@@ -369,6 +377,7 @@ OPERATIONS: Sequence[Sequence[Panel]] = (
             [
                 (series("process_resident_memory_bytes"), "service"),
                 (series("headrace_model_bytes"), "model, {{kind}}"),
+                ("1.05 * " + series("headrace_model_bytes", 'kind="budget"'), "model, alarm"),
             ],
             runbook="HeadraceMemoryNearBudget",
         ),
@@ -516,6 +525,10 @@ def _drawn(panel: Panel) -> dict[str, Any]:
     if panel.steps:
         steps = [{"value": value, "color": colour} for value, colour in panel.steps]
         defaults |= {"thresholds": {"mode": "absolute", "steps": steps}, "color": {"mode": "thresholds"}}
+    if panel.limit is not None:
+        steps = [{"value": None, "color": GREEN}, {"value": panel.limit, "color": RED}]
+        defaults["thresholds"] = {"mode": "absolute", "steps": steps}
+        defaults["custom"]["thresholdsStyle"] = {"mode": "line"}
     if panel.words:
         words = {value: {"text": word, "color": colour} for value, word, colour in panel.words}
         defaults["mappings"] = [{"type": "value", "options": words}]

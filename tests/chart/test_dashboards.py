@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from helm import dashboards
-from tests.chart.test_rules import alerts, exposed
+from tests.chart.test_rules import alerts, exposed, rules
 
 PROCESS = {
     "process_resident_memory_bytes",
@@ -36,10 +36,10 @@ def queries(**chosen: str) -> list[tuple[str, str]]:
     ]
 
 
-def annotations(step: str) -> dict[str, str]:
+def events(step: str) -> dict[str, str]:
     """The query of each kind of event, asked in steps of `step`."""
-    events = dashboards.board("overview")["annotations"]["list"]
-    return {each["name"]: filled(each["expr"], {"$__interval": step}) for each in events}
+    asked = dashboards.board("overview")["annotations"]["list"]
+    return {each["name"]: filled(each["expr"], {"$__interval": step}) for each in asked}
 
 
 def filled(query: str, times: dict[str, str], **chosen: str) -> str:
@@ -68,10 +68,51 @@ def test_each_panel_is_explained_and_in_its_place() -> None:
         assert not any(covers(a, b) for a, b in combinations(places, 2)), name
 
 
+def test_limits_are_those_of_the_alerts() -> None:
+    """A line, a colour, or a curve called alarm: each at the figure in the expression of the alert it stands for."""
+    curves, lines = {}, {}
+    for _, panel in panels():
+        title = panel["title"]
+        alert = (re.findall(r"Runbook: (\w+)", panel["description"]) or [""])[0]
+        steps = [each["value"] for each in panel["fieldConfig"]["defaults"].get("thresholds", {}).get("steps", [])]
+        if steps:
+            assert limits(alert) & set(steps), (title, steps)
+        if "thresholdsStyle" in panel["fieldConfig"]["defaults"].get("custom", {}):
+            lines[title] = alert
+            assert set(steps) - {None} <= limits(alert), (title, steps)
+        for target in panel["targets"]:
+            if "alarm" in target["legendFormat"]:
+                curves[title] = alert
+                assert float(target["expr"].partition(" * ")[0]) in limits(alert), target
+
+    assert lines == {
+        "From arrival to learned": "HeadraceFreshnessBudgetBurnsSlowly",
+        "Drift": "HeadraceDrift",
+        "Paused": "HeadraceLearningPaused",
+        "Calls to the store repeated": "HeadraceStoreErrors",
+    }
+    assert curves == {
+        "Loss": "HeadraceLossRises",
+        "Tables": "HeadraceTableFull",
+        "Memory": "HeadraceMemoryNearBudget",
+    }
+
+
+def limits(alert: str) -> set[float]:
+    """What an alert compares with, and the series that are recorded for it: figures, products of two multiplied out."""
+    recorded = {rule["record"]: rule["expr"] for rule in rules() if "record" in rule}
+    (expression,) = (rule["expr"] for rule in alerts() if rule["alert"] == alert)
+    expressions = [expression, *(each for name, each in recorded.items() if name in expression)]
+    found = re.findall(
+        r'[<>=](?: ignoring \(\w+\))? ?"?([\d.]+)(?: \* ([\d.]+))?', " ".join(" ".join(expressions).split())
+    )
+    return {round(float(one) * float(other or 1), 6) for one, other in found}
+
+
 def test_metrics_exist() -> None:
     """No panel and no annotation asks for a metric that the service does not have."""
     known = exposed() | PROCESS
-    everything = [query for _, query in queries()] + list(annotations("60s").values())
+    everything = [query for _, query in queries()] + list(events("60s").values())
     asked = {name for query in everything for name in re.findall(r"\b(?:headrace|process)_[a-z0-9_]+", query)}
 
     assert asked - known == set()
