@@ -5,6 +5,7 @@ All of it is said in the store: a running service notices within seconds, one th
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Callable
@@ -26,6 +27,7 @@ app = typer.Typer(no_args_is_help=True, help="Versions of the model: compare, pr
 Number = Annotated[int, typer.Argument(min=FIRST_VERSION, help="A version's number, as `list` names it.")]
 Reason = Annotated[str, typer.Option(help="Why, for whoever reads the records.")]
 _POLL_SECONDS = 1.0
+_UNHEARD_SECONDS = 60.0
 
 
 @app.command("list")
@@ -110,6 +112,10 @@ def retrain(
     ] = None,
     reason: Reason = "",
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it is over; exit 1 if it failed.")] = False,
+    key: Annotated[
+        str,
+        typer.Option(help="Asked again with the same key, it is the same retrain: for a job that is tried again."),
+    ] = "",
     cancel: Annotated[bool, typer.Option("--cancel", help="End the one that is under way.")] = False,
     store: Store = None,
     lineage: Lineage = None,
@@ -120,7 +126,7 @@ def retrain(
     if cancel:
         version = _cancel(opened, layout)
     else:
-        request = versions.request_of(uuid.uuid4().hex, since, epochs or 0, reason, "headrace retrain")
+        request = versions.request_of(key or uuid.uuid4().hex, since, epochs or 0, reason, "headrace retrain")
         version = versions.ask(opened, layout, request)
         if not as_json:
             typer.echo(f"asked for version {version.number}: a running service begins within seconds")
@@ -206,9 +212,14 @@ def _cancel(store: ObjectStore, layout: Layout) -> Version:
 
 def _wait(store: ObjectStore, layout: Layout, *, quiet: bool) -> Version:
     """Until the version is trained and judged. Says when it is begun."""
-    attempts = 0
+    attempts, began = 0, time.monotonic()
     while True:
         version = versions.read(store, layout)
+        if not version.attempts and not quiet and version.open and time.monotonic() - began > _UNHEARD_SECONDS:
+            began = math.inf  # once
+            typer.echo(
+                "no service has begun it yet: does one run, and is HEADRACE_RETRAIN_ENABLED true there?", err=True
+            )
         if version.attempts > attempts:
             attempts = version.attempts
             if not quiet:

@@ -263,7 +263,10 @@ def test_cron_jobs_run_what_they_are_called() -> None:
     assert args == {
         "headrace-train-incremental": ["train", "--incremental"],
         "headrace-train-full": ["train", "--full"],
-        "headrace-retrain": ["retrain", "--wait", "--reason", "schedule", "--epochs", "15"],
+        "headrace-retrain": [
+            *("retrain", "--wait", "--reason", "schedule"),
+            *("--key", "$(RETRAIN_JOB)", "--epochs", "15"),
+        ],
         "headrace-backup": ["backup", "--json"],
     }
     for name, spec in jobs.items():
@@ -572,7 +575,7 @@ TLS: dict[str, tuple[dict[str, str], list[str], str]] = {
     ),
 }
 """Each certificate: where it comes from, the settings that name its files, and who is told of them."""
-EXTRAS = {
+EXTRAS: dict[str, Any] = {
     "extraEnv": [{"name": "NUMBA_CACHE_DIR", "value": "/cache"}, {"name": "AWS_PROFILE", "value": "shop"}],
     "extraVolumes": [{"name": "cache", "emptyDir": {}}],
     "extraVolumeMounts": [{"name": "cache", "mountPath": "/cache"}],

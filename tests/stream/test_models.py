@@ -164,6 +164,16 @@ def test_retrain_writes_a_request(store: DirectoryStore, models: Command) -> Non
     assert json.loads(models("retrain", "--json").stdout)["version"] == 4
 
 
+def test_tried_again_with_its_key(store: DirectoryStore, models: Command) -> None:
+    """A CronJob's pod that comes after one that was drained goes on with the retrain that that one asked for."""
+    first, again = (json.loads(models("retrain", "--key", "nightly-7", "--json").stdout) for _ in range(2))
+
+    assert first["version"] == again["version"] == 3
+    assert models("retrain", "--key", "nightly-8").returncode == 2
+    versions.close(store, LAYOUT.of_version(3), Result("kept", "worse"))
+    assert json.loads(models("retrain", "--key", "", "--json").stdout)["version"] == 4  # as without
+
+
 @pytest.mark.parametrize(("outcome", "code"), [("promoted", 0), ("kept", 0), ("failed", 1), ("cancelled", 0)])
 def test_waiting_for_a_retrain(store: DirectoryStore, models: Command, outcome: Outcome, code: int) -> None:
     """A CronJob fails when the retrain failed; that a version is kept is no failure."""
