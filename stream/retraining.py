@@ -91,6 +91,7 @@ class Retraining:
         self._job: Future[Progress | Trained | None] | None = None
         self._polled = office.clock.monotonic()
         self._attempt = 0
+        self._told = 0
         self.progress: Progress | None = None
         office.meter.set("headrace_retrain_running", 0)
 
@@ -104,6 +105,8 @@ class Retraining:
         if self._version is not None:
             if newest.number == self._version.number and newest.result is not None:
                 log.warning("the retrain was closed by somebody", version=newest.number, outcome=newest.result.outcome)
+                self._tell(newest.number, newest.result)
+                self._office.meter.set("headrace_retrain_timestamp_seconds", self._office.clock.now())
                 self._end()
         elif newest.open and self._job is None:
             self._version = newest
@@ -111,6 +114,8 @@ class Retraining:
             self._office.meter.set("headrace_retrain_running", 1)
             self._office.meter.set("headrace_retrain_progress_ratio", 0)
             self._job = self._office.executor.submit(self._begin, newest, serving)
+        elif newest.result is not None and newest.number != self._told:  # ended under another process
+            self._tell(newest.number, newest.result)
 
     def turn(self, now: float) -> None:
         """Look how far it is, if that is due."""
@@ -233,9 +238,14 @@ class Retraining:
         layout = self._office.layout.of_version(version.number)
         final = versions.close(self._office.store, layout, result)
         log.info("the retrain is over", version=version.number, outcome=final.outcome, why=final.why)
-        for outcome in OUTCOMES:
-            self._office.meter.set("headrace_retrain_last_outcome", outcome == final.outcome, outcome=outcome)
+        self._tell(version.number, final)
         self._office.meter.set("headrace_retrain_timestamp_seconds", self._office.clock.now())
+
+    def _tell(self, number: int, result: Result) -> None:
+        """How the last one ended, until another one does: an alarm must outlast a restart."""
+        self._told = number
+        for outcome in OUTCOMES:
+            self._office.meter.set("headrace_retrain_last_outcome", outcome == result.outcome, outcome=outcome)
 
     def _now(self) -> str:
         return stamps.iso(self._office.clock.now())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -14,8 +16,10 @@ from model.learner import Learner
 from stream import versions
 from stream.batching import CutPolicy
 from stream.collector import Collector
-from stream.errors import ConfigError
+from stream.errors import ConfigError, Diverged, LearnerFailed
+from stream.events import LearnReport, PlannedBatch
 from stream.history import Archive
+from stream.host import LearnerHost
 from stream.metrics import PrometheusMeter
 from stream.patience import Patience
 from stream.policy import Backoff, CheckpointPolicy
@@ -149,6 +153,52 @@ def test_two_models_at_a_time(store: MemoryStore, monkeypatch: pytest.MonkeyPatc
     training(store.copy()).run()
 
     assert max(found) == 2
+
+
+def reads_back_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LearnerHost, "state_sha256", lambda host: str(id(host)))
+
+
+def answers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Learner, "recommend", lambda _model, _user, _top_n: [])
+
+
+def answers_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Learner, "recommend", lambda _model, _user, _top_n: [("i1", math.nan)])
+
+
+def diverges(monkeypatch: pytest.MonkeyPatch) -> None:
+    apply = LearnerHost.apply
+
+    def applying(host: LearnerHost, planned: PlannedBatch) -> LearnReport:
+        if host._config.layout.version == 2:
+            raise Diverged(planned.plan.seq, "its loss is infinite")
+        return apply(host, planned)
+
+    monkeypatch.setattr(LearnerHost, "apply", applying)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "why"),
+    [
+        (reads_back_otherwise, "reads back as another model than was written"),
+        (answers_nothing, r"no finite answer for .*: \[\]"),
+        (answers_no_number, "no finite answer for .*nan"),
+        (diverges, r"the new model diverged at plan \d+: its loss is infinite"),
+    ],
+)
+def test_a_new_model_that_is_no_good_is_none(
+    store: MemoryStore, trouble: Callable[[pytest.MonkeyPatch], None], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused with the reason, and nothing says that the version is complete."""
+    copy = store.copy()
+    Rig(copy, clicks(ROWS + 60), rhythm=FINE).run()  # so that both have something new to learn
+    trouble(monkeypatch)
+
+    with pytest.raises(LearnerFailed, match=why):
+        training(copy).run()
+
+    assert not versions.is_complete(copy, LAYOUT.of_version(2))
 
 
 def models() -> int:

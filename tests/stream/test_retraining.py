@@ -428,6 +428,8 @@ def test_a_training_that_always_dies_is_given_up() -> None:
     assert found.result.outcome == "failed"
     assert "ended 3 times" in found.result.why
     assert play.rig.meter.value("headrace_retrain_last_outcome", outcome="failed") == 1
+    again = Play({}, play.store, rows=1300).run()
+    assert again.rig.meter.value("headrace_retrain_last_outcome", outcome="failed") == 1  # a restart is no remedy
     assert versions.ask(play.store, LAYOUT, Request("another")).number == 3
 
 
@@ -468,6 +470,7 @@ def test_a_training_can_be_cancelled() -> None:
     assert play.serving == 1
     assert play.rig.service.keeper is not None
     assert not play.rig.service.keeper.busy
+    assert play.rig.meter.value("headrace_retrain_last_outcome", outcome="cancelled") == 1
     assert versions.ask(play.store, LAYOUT, Request("another")).number == 3
 
 
@@ -487,6 +490,7 @@ def test_cancelled_at_the_last_moment_it_does_not_serve() -> None:
     play = Play({12: ask_and_cancel}).run()
 
     assert play.serving == 1
+    assert play.rig.meter.value("headrace_retrain_last_outcome", outcome="cancelled") == 1
     assert versions.read_serving(play.store, LAYOUT).serving == Serving()
 
 
