@@ -29,7 +29,7 @@ from starlette.routing import Route
 from stream.answers import failed, json_answer, refused
 from stream.errors import ConfigError, HeadraceError
 from stream.listening import Listener
-from stream.versions import Request, RetrainRunning, Version, request_of
+from stream.versions import Request, RetrainRefused, Version, request_of
 
 BODY_BYTES_MAX: Final = 16 << 10
 CALL_SECONDS: Final = 30.0
@@ -126,7 +126,7 @@ class _Pages:
             return await asyncio.wait_for(call, CALL_SECONDS)
         except TimeoutError as error:
             raise HTTPException(503, "the store did not answer in time; try again", {"retry-after": "5"}) from error
-        except RetrainRunning as error:
+        except RetrainRefused as error:
             raise HTTPException(409, str(error)) from error
         except HeadraceError as error:
             raise HTTPException(503, str(error), {"retry-after": "5"}) from error

@@ -66,7 +66,8 @@ def run(settings: Settings, replay: Path | None, rate: float | None, started: fl
         store = wiring.open_store(settings)
         layout = _layout(settings, store, meter, signals)
         if settings.admin.token.get_secret_value():
-            admin = AdminDoor(wiring.admin_config(settings), wiring.admin_desk(store, layout, entrance.progress))
+            desk = wiring.admin_desk(settings, store, layout, entrance.progress)
+            admin = AdminDoor(wiring.admin_config(settings), desk)
             log.info("listening for the admin", host=settings.admin.host, port=admin.start())
             stack.callback(admin.close)
         # Ray takes seconds to start: Kafka is reached, or the file is read, meanwhile.

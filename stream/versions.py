@@ -31,8 +31,12 @@ OUTCOMES: tuple[Outcome, ...] = ("promoted", "kept", "failed", "cancelled")
 _Record = TypeVar("_Record", bound=msgspec.Struct)
 
 
-class RetrainRunning(ConfigError):
-    """A retrain was asked for while another one is not over."""
+class RetrainRefused(ConfigError):
+    """A retrain was asked for and cannot be now."""
+
+
+class RetrainRunning(RetrainRefused):
+    """Another one is not over."""
 
 
 class Serving(msgspec.Struct, frozen=True):

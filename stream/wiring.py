@@ -26,6 +26,7 @@ from stream.retrain.actor import Lessons
 from stream.settings.settings import Settings
 from stream.store.directory import DirectoryStore
 from stream.store.s3 import S3Settings, S3Store
+from stream.versions import Request, RetrainRefused, Version
 
 
 def open_store(settings: Settings) -> ObjectStore:
@@ -210,10 +211,18 @@ def admin_config(settings: Settings) -> AdminConfig:
     return AdminConfig(admin.host, admin.port, admin.token.get_secret_value())
 
 
-def admin_desk(store: ObjectStore, layout: Layout, progress: Callable[[], Mapping[str, Any] | None]) -> Desk:
+def admin_desk(
+    settings: Settings, store: ObjectStore, layout: Layout, progress: Callable[[], Mapping[str, Any] | None]
+) -> Desk:
     """Who answers at the admin door: the store's records, and the training that runs here."""
+
+    def ask(request: Request) -> Version:
+        if not settings.retrain.enabled:
+            raise RetrainRefused("nothing is trained here: HEADRACE_RETRAIN_ENABLED=false")
+        return versions.ask(store, layout, request)
+
     return Desk(
-        lambda request: versions.ask(store, layout, request),
+        ask,
         lambda: versions.newest(store, layout),
         lambda: versions.overview(store, layout),
         progress,

@@ -34,10 +34,16 @@ class Anyhow(RuleBasedStateMachine):
         self.store = MemoryStore()
         self.rows = 0
         self.asked = 0
+        self.orders = 0
+        self.word = ""
 
     @initialize()
     def begin(self) -> None:
+        """Two versions, so that there is something to choose between."""
         self.run(8)
+        self.ask()
+        self.run(14)
+        assert versions.is_complete(self.store, LAYOUT.of_version(2))
 
     @rule(batches=st.integers(4, 16))
     def run(self, batches: int) -> None:
@@ -48,6 +54,7 @@ class Anyhow(RuleBasedStateMachine):
         status = play.rig.service.learner.status()
         assert play.rig.service.opened is not None
         assert status["seq"] == play.rig.service.figures.seq
+        self._check_last_word()
 
     @rule(batches=st.integers(4, 16), calls=st.integers(1, 500))
     def run_and_die(self, batches: int, calls: int) -> None:
@@ -89,20 +96,39 @@ class Anyhow(RuleBasedStateMachine):
             if any(checkpoint.complete(self.store, LAYOUT.of_version(number)))
         ]
         version = able[choice % len(able)]
-        self._change(lambda now: versions.pinned(versions.promoted(now, version, "now", "by hand"), pin=pin))
+        self._change(lambda now: versions.pinned(versions.promoted(now, version, self._order(), "by hand"), pin=pin))
 
     @rule()
     @precondition(lambda self: self.asked)
     def roll_back(self) -> None:
         with suppress(ConfigError):  # there is none to go back to
-            self._change(lambda now: versions.rolled_back(now, "now", "by hand"))
+            self._change(lambda now: versions.rolled_back(now, self._order(), "by hand"))
 
     def teardown(self) -> None:
         self.run(4)
 
+    def _order(self) -> str:
+        self.orders += 1
+        return f"order {self.orders}"
+
+    def _check_last_word(self) -> None:
+        """What serves was ordered last, or promoted by a training that began after the last order."""
+        serving = versions.read_serving(self.store, LAYOUT).serving
+        if not serving.since or serving.since.startswith("order"):
+            return
+        trained = versions.read(self.store, LAYOUT.of_version(serving.version)).trained
+        assert trained is not None
+        assert trained.against_since is not None
+        before = trained.against_since
+        assert before or not self.word, self.word
+        assert not before.startswith("order") or before == self.word, (before, self.word)
+
     def _change(self, change: Callable[[Serving], Serving]) -> None:
         known = versions.read_serving(self.store, LAYOUT)
-        versions.write_serving(self.store, LAYOUT, change(known.serving), known)
+        wanted = change(known.serving)
+        versions.write_serving(self.store, LAYOUT, wanted, known)
+        if wanted.version != known.serving.version:
+            self.word = wanted.since
 
 
 def _nothing(_call: str, _key: str) -> None:

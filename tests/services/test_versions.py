@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 
 from stream.demo.data import purchases
 from stream.retrain.actor import NICENESS
-from tests.services.installation import HEADRACE, Run, ledger, s3_client
+from tests.servers import process
+from tests.services.installation import Run, ledger, s3_client
 
 pytestmark = pytest.mark.services
 
@@ -23,7 +25,7 @@ CHANGES = {
     "HEADRACE_RETRAIN_PROOF_SECONDS": "60",
     "HEADRACE_RETRAIN_MARGIN": "0.5",
     "HEADRACE_ADMIN_PORT": "0",
-    "HEADRACE_ADMIN_TOKEN": "a token that nobody needs here",
+    "HEADRACE_ADMIN_TOKEN": "a token of this test",
 }
 OLD = 1_300_000_000
 """In 2011; the purchases are of 2017."""
@@ -42,6 +44,21 @@ def told(run: Run, *argv: str) -> Any:
     return json.loads(done.stdout)
 
 
+def admin(run: Run, method: str, key: str = "", order: object = None) -> tuple[int, dict[str, Any]]:
+    """What the admin door answers about retrains: status and body."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{run.changes['HEADRACE_ADMIN_PORT']}/v1/retrain",
+        method=method,
+        data=json.dumps(order or {}).encode() if method == "POST" else None,
+        headers={"authorization": f"Bearer {run.changes['HEADRACE_ADMIN_TOKEN']}", "idempotency-key": key or "none"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=40) as reply:
+            return reply.status, json.loads(reply.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
 def clicks(folder: Path, seed: int) -> Path:
     """Four thousand real purchases."""
     folder.mkdir()
@@ -50,26 +67,22 @@ def clicks(folder: Path, seed: int) -> Path:
 
 def test_a_new_version_is_trained_promoted_killed_and_rolled_back(run: Run, tmp_path: Path) -> None:
     """All of it while clicks come in; `headrace verify` holds after each step, and each offset is trained once."""
-    run.changes = CHANGES
+    run.changes = CHANGES | {"HEADRACE_ADMIN_PORT": str(process.free_ports(1)[0])}
     first, second, third = (clicks(tmp_path / str(part), part) for part in (1, 2, 3))
     told(run, "produce", str(first))
     run.start()
     run.wait_for(lambda: run.metric("headrace_events_total", outcome="trained") >= 4_000)
 
-    waiting = subprocess.Popen(
-        [HEADRACE, "retrain", "--wait", "--reason", "a test", "--json"],
-        env=run.env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    run.wait_for(lambda: run.metric("headrace_retrain_running") == 1)
-    assert run.command("retrain").returncode == 2  # one at a time
+    assert admin(run, "GET")[1]["running"] is False
+    assert [admin(run, "POST", "nightly", {"reason": "a test"})[0] for _ in range(2)] == [202, 202]  # the same one
+    assert admin(run, "POST", "another")[0] == 409  # one at a time
+    assert run.command("retrain").returncode == 2
+    run.wait_for(lambda: (admin(run, "GET")[1]["progress"] or {}).get("ratio", 0) > 0)
     told(run, "produce", str(second))
-    answer, error = waiting.communicate(timeout=120)
-    assert waiting.returncode == 0, error
-    version = json.loads(answer)
+    run.wait_for(lambda: not admin(run, "GET")[1]["running"], 240)
+    version = admin(run, "GET")[1]
     assert (version["version"], version["result"]["outcome"]) == (2, "promoted")
+    assert version["request"]["reason"] == "a test"
     run.wait_for(lambda: serving(run) == 2)
     assert run.page("/v1/recommend?user=1")[0] == 200
     run.wait_for(lambda: run.metric("headrace_learned_seq") == run.metric("headrace_plan_seq"))

@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from stream import versions
 from stream.admin import AdminConfig, AdminDoor, Desk
 from stream.errors import StoreUnavailable
 from stream.naming import Layout
-from stream.versions import Request, Result
+from stream.settings.settings import Settings
+from stream.versions import Request, Result, RetrainRefused
+from stream.wiring import admin_desk
 from tests.fakes import MemoryStore
 
 LAYOUT = Layout("pre", "main")
@@ -95,6 +98,15 @@ def test_the_same_key_is_the_same_retrain(asked: Asked) -> None:
     versions.close(asked.store, LAYOUT.of_version(2), Result("kept", "worse"))
     assert asked("POST", "/v1/retrain", headers)[1]["result"]["outcome"] == "kept"
     assert versions.numbers(asked.store, LAYOUT) == [1, 2]
+
+
+def test_what_nobody_would_begin_is_not_accepted(tmp_path: Path) -> None:
+    """Where nothing is trained a request would lie for ever, and keep every other one out."""
+    settings = Settings.load({"store.location": str(tmp_path), "retrain.enabled": False})
+    desk = admin_desk(settings, MemoryStore(), LAYOUT, lambda: None)
+
+    with pytest.raises(RetrainRefused, match="HEADRACE_RETRAIN_ENABLED=false"):
+        desk.ask(Request("a"))
 
 
 def test_progress_is_shown(asked: Asked) -> None:
