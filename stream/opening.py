@@ -135,6 +135,9 @@ class Opening:
 
 
 def _first_offsets(source: EventSource, start: Start, known: Mapping[int, int]) -> dict[int, int]:
-    """Where to read on. A lineage that has read before takes partitions added since from their beginning."""
+    """Where to read on. A lineage that has read before takes partitions added since from their beginning.
+
+    One that is added at this very moment the loop admits.
+    """
     begin = source.end() if start == "latest" and not known else source.beginning()
-    return {partition: known.get(partition, begin[partition]) for partition in {*source.partitions(), *known}}
+    return {**begin, **known}
