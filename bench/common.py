@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import msgspec
 import numpy as np
 import psutil
 
+HEADRACE = str(Path(sys.executable).with_name("headrace"))
 EXIT_LACKING = 3
 """What the benchmark needs is not installed here."""
 
@@ -36,6 +38,16 @@ def show(result: Mapping[str, Any], *, as_json: bool) -> None:
         return
     for name, value in result.items():
         print(f"{name}: {value}")
+
+
+def replayed(clicks: Path, folder: Path, settings: Mapping[str, str]) -> Path:
+    """The directory store, in `folder`, of the product's own service that has replayed `clicks` to their end."""
+    theirs = {name: value for name, value in os.environ.items() if not name.startswith(("HEADRACE_", "RAY_"))}
+    env = {**theirs, "HEADRACE_HTTP_PORT": "0", **settings}
+    store = folder / "store"
+    argv = [HEADRACE, "run", "--replay", str(clicks), "--store", str(store)]
+    subprocess.run(argv, env=env, check=True, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return store
 
 
 def median(values: Sequence[float]) -> float:

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import resource
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -24,7 +21,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from bench.common import machine, rss_bytes, say, show
+from bench.common import machine, replayed, rss_bytes, say, show
 from model.config import LearnerConfig
 from model.learner import warm_up
 from stream import checkpoint
@@ -38,7 +35,6 @@ from stream.retrain.training import Task, Training
 from stream.store.directory import DirectoryStore
 from stream.versions import Request
 
-HEADRACE = str(Path(sys.executable).with_name("headrace"))
 LAYOUT = Layout("headrace", "main")
 MIB = 2**20
 
@@ -46,9 +42,8 @@ MIB = 2**20
 def main() -> None:
     options = _options()
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as made:
-        folder = Path(made)
-        _replay(folder, options.users, options.items)
-        empty, live, trained = (_alone(role, folder, options.epochs) for role in (_empty, _live, _trained))
+        root = _replay(Path(made), options.users, options.items)
+        empty, live, trained = (_alone(role, root, options.epochs) for role in (_empty, _live, _trained))
     model = live[0] - empty[0]
     show(
         {
@@ -75,8 +70,8 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _replay(folder: Path, users: int, items: int) -> None:
-    """The history, and one checkpoint at its end."""
+def _replay(folder: Path, users: int, items: int) -> Path:
+    """The store with the history, and one checkpoint at its end."""
     random = np.random.default_rng(0)
     clicks = 2 * max(users, items)
     who, what = (
@@ -91,43 +86,35 @@ def _replay(folder: Path, users: int, items: int) -> None:
             for user, item, at in rows
         )
     )
-    env = {
-        **{key: value for key, value in os.environ.items() if not key.startswith(("HEADRACE_", "RAY_"))},
-        "HEADRACE_STREAM_CHECKPOINTS_KEPT": "1",
-        "HEADRACE_HTTP_PORT": "0",
-    }
-    argv = [HEADRACE, "run", "--replay", str(path), "--store", str(folder / "store")]
-    subprocess.run(argv, env=env, check=True, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return replayed(path, folder, {"HEADRACE_STREAM_CHECKPOINTS_KEPT": "1"})
 
 
-def _alone(role: Callable[[Path, int], object], folder: Path, epochs: int) -> tuple[int, int]:
+def _alone(role: Callable[[DirectoryStore, int], object], root: Path, epochs: int) -> tuple[int, int]:
     """Resident bytes of a process that has done its part, as it then stands and at its peak."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        found = pool.submit(_measured, role, folder, epochs).result()
+        found = pool.submit(_measured, role, root, epochs).result()
     say(f"{role.__name__[1:]}: {found[0] / MIB:.0f} MiB, {found[1] / MIB:.0f} at most")
     return found
 
 
-def _measured(role: Callable[[Path, int], object], folder: Path, epochs: int) -> tuple[int, int]:
+def _measured(role: Callable[[DirectoryStore, int], object], root: Path, epochs: int) -> tuple[int, int]:
     warm_up(LearnerConfig())
-    held = role(folder, epochs)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return rss_bytes() if held is not None else 0, peak
+    _held = role(DirectoryStore(root), epochs)
+    return rss_bytes(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _empty(folder: Path, epochs: int) -> LearnerHost:
-    return LearnerHost(HostConfig(LearnerConfig(), LAYOUT, DirectoryStore(str(folder / "store")), 0))
+def _empty(store: DirectoryStore, _epochs: int) -> LearnerHost:
+    return LearnerHost(HostConfig(LearnerConfig(), LAYOUT, store, 0))
 
 
-def _live(folder: Path, epochs: int) -> LearnerHost:
-    host = _empty(folder, epochs)
-    _, key = next(checkpoint.complete(DirectoryStore(str(folder / "store")), LAYOUT))
+def _live(store: DirectoryStore, epochs: int) -> LearnerHost:
+    host = _empty(store, epochs)
+    _, key = next(checkpoint.complete(store, LAYOUT))
     host.restore(key)
     return host
 
 
-def _trained(folder: Path, epochs: int) -> object:
-    store = DirectoryStore(str(folder / "store"))
+def _trained(store: DirectoryStore, epochs: int) -> object:
     request = Request("bench", "a benchmark", epochs=epochs)
     task = Task(store, LAYOUT.of_version(2), 1, request, LearnerConfig(), 0, proof_clicks=1, proof_seconds=0.0)
     patience = Patience(Backoff(), threading.Event().wait, NullMeter())

@@ -14,13 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from bench.common import click_messages, lacking, machine, say, show
+from bench.common import click_messages, lacking, machine, replayed, say, show
 from bench.rows import click, row_bytes
 from model.batch import Strings
 from model.config import LearnerConfig
@@ -32,7 +29,6 @@ from stream.host import HostConfig, LearnerHost
 from stream.naming import Layout
 from stream.store.directory import DirectoryStore
 
-HEADRACE = str(Path(sys.executable).with_name("headrace"))
 FEW = 1000
 
 
@@ -75,16 +71,12 @@ def stored(name: str, events: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as made:
         folder = Path(made)
         clicks = _clicks(name, events, folder)
-        env = {
-            **{key: value for key, value in os.environ.items() if not key.startswith(("HEADRACE_", "RAY_"))},
+        settings = {
             "HEADRACE_STREAM_CHECKPOINTS_KEPT": "1",
             "HEADRACE_STREAM_CHECKPOINT_BATCHES": "16",
             "HEADRACE_STREAM_GC_GRACE_SECONDS": "0",
-            "HEADRACE_HTTP_PORT": "0",
         }
-        argv = [HEADRACE, "run", "--replay", str(clicks), "--store", str(folder / "store")]
-        subprocess.run(argv, env=env, check=True, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        return _counted(folder / "store", events)
+        return _counted(replayed(clicks, folder, settings), events)
 
 
 def _clicks(name: str, events: int, folder: Path) -> Path:

@@ -32,6 +32,12 @@ def write_texts(folder: Path, ids: Mapping[str, Strings], meta: Mapping[str, Any
     (folder / MODEL).write_text(json.dumps(meta))
 
 
+def write(folder: Path, dumped: snapshot.Snapshot) -> None:
+    """All the files of a learner. Raises OSError or SafetensorError when they cannot be written."""
+    write_arrays(dumped.parts, folder)
+    write_texts(folder, dumped.ids, dumped.meta)
+
+
 class Reading:
     """Files on their way to be a learner. Each is read as it comes, so that no two of them are held as bytes."""
 
@@ -99,8 +105,7 @@ class Shelf:
         """In the place of what was there. Raises LearnerFailed when the disk has no room for it."""
         dumped = snapshot.dump(learner)
         try:
-            write_arrays(dumped.parts, self._folder)
-            write_texts(self._folder, dumped.ids, dumped.meta)
+            write(self._folder, dumped)
         except (OSError, SafetensorError) as error:
             raise LearnerFailed(
                 f"a model that waits for its turn cannot be written to {self._folder.parent}: {error}. Make room there "

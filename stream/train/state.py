@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from stream.errors import CheckpointInvalid, Fenced, NotFound
 from stream.events import Totals
 from stream.freeze import scratch
 from stream.naming import Layout, seq_of
-from stream.partfiles import write_arrays
 from stream.ports import ObjectStore
 from stream.train.clickfile import Consumed
 
@@ -166,6 +165,5 @@ def _seq_in(key: str) -> int:
 
 def _write_files(learner: Learner, window: Iterable[str], folder: Path) -> dict[str, Path]:
     dumped = snapshot.dump(learner)
-    write_arrays(dumped.parts, folder)
-    modelfiles.write_texts(folder, {**dumped.ids, WINDOW: Strings.of(list(window))}, dumped.meta)
+    modelfiles.write(folder, replace(dumped, ids={**dumped.ids, WINDOW: Strings.of(list(window))}))
     return {path.name: path for path in folder.iterdir()}

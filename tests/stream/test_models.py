@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import stream.models
 from stream import checkpoint, versions
 from stream.store.directory import DirectoryStore
 from stream.versions import Outcome, Request, Result
@@ -162,6 +163,22 @@ def test_retrain_writes_a_request(store: DirectoryStore, models: Command) -> Non
     assert models("retrain", "--cancel").returncode == 0
     assert versions.read(store, LAYOUT.of_version(3)).result is not None
     assert json.loads(models("retrain", "--json").stdout)["version"] == 4
+
+
+def test_a_retrain_that_nobody_begins_is_told(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once: whoever waits without a service would wait for ever, and not know why."""
+    third = LAYOUT.of_version(versions.ask(store, LAYOUT, Request("unheard")).number)
+    monkeypatch.setattr(stream.models, "_UNHEARD_SECONDS", 0.1)
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(stream.models._wait, store, third, quiet=False)
+        time.sleep(2.5)
+        versions.close(store, third, Result("cancelled", "by the test"))
+        waiting.result()
+
+    assert capsys.readouterr().err.count("no service has begun it yet") == 1
 
 
 def test_tried_again_with_its_key(store: DirectoryStore, models: Command) -> None:

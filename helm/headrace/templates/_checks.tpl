@@ -117,30 +117,24 @@ with the key and the remedy. */}}
 {{- if and (eq $ray.mode "kuberay") (not (.Capabilities.APIVersions.Has "ray.io/v1")) -}}
 {{- $problems = append $problems "ray.mode=kuberay: this cluster does not know ray.io/v1: install the KubeRay operator (1.5.1 or later) first, or choose ray.mode embedded or external. Rendering without a cluster: --api-versions ray.io/v1" -}}
 {{- end -}}
-{{- if eq $ray.mode "embedded" -}}
+{{- if ne $ray.mode "external" -}}
 {{- range include "headrace.shards" . | fromJsonArray -}}
 {{- $settings := include "headrace.settings" (dict "root" $ "shard" .) | fromJson -}}
 {{- $store := default "256MiB" $settings.HEADRACE_RAY_OBJECT_STORE_BYTES -}}
-{{- if lt (include "headrace.bytes" $.Values.shm.sizeLimit | int64) (include "headrace.bytes" $store | int64) -}}
+{{- $inside := eq $ray.mode "embedded" -}}
+{{- if and $inside (lt (include "headrace.bytes" $.Values.shm.sizeLimit | int64) (include "headrace.bytes" $store | int64)) -}}
 {{- $problems = append $problems (printf "shm.sizeLimit=%s is less than HEADRACE_RAY_OBJECT_STORE_BYTES=%s: Ray would not start. Raise the one or lower the other" $.Values.shm.sizeLimit (include "headrace.text" $store)) -}}
 {{- end -}}
 {{- $budget := default 0 $settings.HEADRACE_MODEL_MEMORY_BYTES -}}
-{{- $limit := dig "limits" "memory" "" (default $.Values.resources .resources) -}}
-{{- $least := add (include "headrace.bytes" $budget | int64) (include "headrace.bytes" $store | int64) -}}
+{{- /* Where the learner is, what else takes of its limit, and what would be killed. */ -}}
+{{- $room := dict "key" "resources" "of" (default $.Values.resources .resources) "beside" "HEADRACE_RAY_OBJECT_STORE_BYTES" "takes" $store "end" "the pod would be killed as its" -}}
+{{- if not $inside -}}
+{{- $room = dict "key" "ray.kuberay.workers.resources" "of" $ray.kuberay.workers.resources "beside" "ray.kuberay.shmSizeLimit" "takes" $ray.kuberay.shmSizeLimit "end" "the worker would be killed as the learner's" -}}
+{{- end -}}
+{{- $limit := dig "limits" "memory" "" $room.of -}}
+{{- $least := add (include "headrace.bytes" $budget | int64) (include "headrace.bytes" $room.takes | int64) -}}
 {{- if and $limit (gt $least (include "headrace.bytes" $limit | int64)) -}}
-{{- $problems = append $problems (printf "resources.limits.memory=%s is less than HEADRACE_MODEL_MEMORY_BYTES=%s and HEADRACE_RAY_OBJECT_STORE_BYTES=%s together: the pod would be killed as its tables fill. Raise the limit or lower the budget (docs/operate.md, sizing)" (include "headrace.text" $limit) (include "headrace.text" $budget) (include "headrace.text" $store)) -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- if eq $ray.mode "kuberay" -}}
-{{- range include "headrace.shards" . | fromJsonArray -}}
-{{- $settings := include "headrace.settings" (dict "root" $ "shard" .) | fromJson -}}
-{{- $budget := default 0 $settings.HEADRACE_MODEL_MEMORY_BYTES -}}
-{{- $limit := dig "limits" "memory" "" $ray.kuberay.workers.resources -}}
-{{- $shared := $ray.kuberay.shmSizeLimit -}}
-{{- $least := add (include "headrace.bytes" $budget | int64) (include "headrace.bytes" $shared | int64) -}}
-{{- if and $limit (gt $least (include "headrace.bytes" $limit | int64)) -}}
-{{- $problems = append $problems (printf "ray.kuberay.workers.resources.limits.memory=%s is less than HEADRACE_MODEL_MEMORY_BYTES=%s and ray.kuberay.shmSizeLimit=%s together: the worker would be killed as the learner's tables fill. Raise the limit or lower the budget (docs/operate.md, sizing)" (include "headrace.text" $limit) (include "headrace.text" $budget) (include "headrace.text" $shared)) -}}
+{{- $problems = append $problems (printf "%s.limits.memory=%s is less than HEADRACE_MODEL_MEMORY_BYTES=%s and %s=%s together: %s tables fill. Raise the limit or lower the budget (docs/operate.md, sizing)" $room.key (include "headrace.text" $limit) (include "headrace.text" $budget) $room.beside (include "headrace.text" $room.takes) $room.end) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
