@@ -102,10 +102,11 @@ class Retraining:
 
     def heed(self, newest: Version, serving: int) -> None:
         """What the store says of the newest version: begin, go on, or stop because somebody has closed it."""
+        if newest.result is not None and newest.number != self._told:  # by somebody, or under another process
+            self._tell(newest.number, newest.result)
         if self._version is not None:
             if newest.number == self._version.number and newest.result is not None:
                 log.warning("the retrain was closed by somebody", version=newest.number, outcome=newest.result.outcome)
-                self._tell(newest.number, newest.result)
                 self._office.meter.set("headrace_retrain_timestamp_seconds", self._office.clock.now())
                 self._end()
         elif newest.open and self._job is None:
@@ -114,8 +115,6 @@ class Retraining:
             self._office.meter.set("headrace_retrain_running", 1)
             self._office.meter.set("headrace_retrain_progress_ratio", 0)
             self._job = self._office.executor.submit(self._begin, newest, serving)
-        elif newest.result is not None and newest.number != self._told:  # ended under another process
-            self._tell(newest.number, newest.result)
 
     def turn(self, now: float) -> None:
         """Look how far it is, if that is due."""
