@@ -35,7 +35,10 @@ class Anyhow(RuleBasedStateMachine):
         self.rows = 0
         self.asked = 0
         self.orders = 0
-        self.word = ""
+        self.runs = 0
+        self.seen: set[str] = set()
+        self.overruled: set[str] = set()
+        """When versions were chosen to serve: all that were looked at, and those from before the last order."""
 
     @initialize()
     def begin(self) -> None:
@@ -49,7 +52,7 @@ class Anyhow(RuleBasedStateMachine):
     def run(self, batches: int) -> None:
         """A process that ends in order: all that was published is learned, by the version that was to serve."""
         self.rows += batches * 40
-        play = Play({}, self.store, rows=self.rows).run()
+        play = self._play().run()
         proven(self.store)
         status = play.rig.service.learner.status()
         assert play.rig.service.opened is not None
@@ -60,7 +63,7 @@ class Anyhow(RuleBasedStateMachine):
     def run_and_die(self, batches: int, calls: int) -> None:
         """A process that dies at some call to the store, before it or after."""
         self.rows += batches * 40
-        play = Play({}, self.store, rows=self.rows)
+        play = self._play()
         left = calls
 
         def count(_call: str, _key: str) -> None:
@@ -69,11 +72,21 @@ class Anyhow(RuleBasedStateMachine):
             if left == 0:
                 raise Killed
 
-        self.store.trouble, self.store.aftermath = (count, _nothing) if calls % 2 else (_nothing, count)
-        with suppress(Killed):
-            play.run()
-        self.store.trouble = self.store.aftermath = _nothing
-        play.rig.service.close()
+        self._run_until(play, count, after=not calls % 2)
+
+    @rule(record=st.sampled_from(["trained.json", "SERVING.json", "result.json"]), after=st.booleans())
+    def die_while_it_is_recorded(self, record: str, *, after: bool) -> None:
+        """A process that dies as a retrain comes to its end, and somebody who then lets another version serve."""
+        self.ask()
+        self.rows += 14 * 40
+
+        def at_record(call: str, key: str) -> None:
+            if call == "put" and key.endswith(record):
+                raise Killed
+
+        self._run_until(self._play(), at_record, after=after)
+        self.roll_back()
+        self.run(14)
 
     @rule()
     def ask(self) -> None:
@@ -114,21 +127,33 @@ class Anyhow(RuleBasedStateMachine):
     def _check_last_word(self) -> None:
         """What serves was ordered last, or promoted by a training that began after the last order."""
         serving = versions.read_serving(self.store, LAYOUT).serving
-        if not serving.since or serving.since.startswith("order"):
-            return
-        trained = versions.read(self.store, LAYOUT.of_version(serving.version)).trained
-        assert trained is not None
-        assert trained.against_since is not None
-        before = trained.against_since
-        assert before or not self.word, self.word
-        assert not before.startswith("order") or before == self.word, (before, self.word)
+        self.seen.add(serving.since)
+        if serving.since and not serving.since.startswith("order"):
+            trained = versions.read(self.store, LAYOUT.of_version(serving.version)).trained
+            assert trained is not None
+            assert trained.against_since not in self.overruled
+
+    def _play(self) -> Play:
+        """The next process, on another day, so that no two promotions have one time."""
+        self.runs += 1
+        play = Play({}, self.store, rows=self.rows)
+        play.rig.clock.wall += self.runs * 86_400.0
+        return play
+
+    def _run_until(self, play: Play, death: Callable[[str, str], None], *, after: bool) -> None:
+        """`death` is asked about each call to the store, before it or after."""
+        self.store.trouble, self.store.aftermath = (_nothing, death) if after else (death, _nothing)
+        with suppress(Killed):
+            play.run()
+        self.store.trouble = self.store.aftermath = _nothing
+        play.rig.service.close()
 
     def _change(self, change: Callable[[Serving], Serving]) -> None:
         known = versions.read_serving(self.store, LAYOUT)
         wanted = change(known.serving)
         versions.write_serving(self.store, LAYOUT, wanted, known)
         if wanted.version != known.serving.version:
-            self.word = wanted.since
+            self.overruled |= self.seen | {known.serving.since}
 
 
 def _nothing(_call: str, _key: str) -> None:
